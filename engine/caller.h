@@ -1,0 +1,31 @@
+// For whom the engine acts. A daemon that runs as root checkpoints and resumes for its callers with their rights,
+// never with its own.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace ckpt {
+
+struct Caller {
+  pid_t pid = 0;               ///< thread group id of the caller, 0 where unknown
+  uid_t uid = 0;               ///< filesystem uid and gid
+  gid_t gid = 0;
+  std::vector<gid_t> groups;   ///< supplementary
+  uint64_t effective_caps = 0; ///< in the initial user namespace; 0 for a plain user
+
+  bool privileged() const { return uid == 0; }
+
+  /// The calling process itself (for the command line tool).
+  static Caller self();
+  /// The process that made a request, from /proc/TID/status; uid and gid as the kernel reported them.
+  static Caller of_request(pid_t tid, uid_t uid, gid_t gid);
+};
+
+/// The check of ptrace(2) (PTRACE_MODE_ATTACH_REALCREDS) made for `caller`, not for us: the same uid and gid triples
+/// and a dumpable target, or CAP_SYS_PTRACE. Throws Error(EPERM, ESRCH) with a sentence.
+void check_may_checkpoint(const Caller& caller, pid_t pid);
+
+}  // namespace ckpt

@@ -1,0 +1,80 @@
+// The engine: checkpoint a process into the store, resume an image. What ckptfs and ckpt call.
+//
+//            ckptfs (FUSE)     tools (ckpt)          layers point downwards only
+//                   \            /
+//                    engine.h, engine/checkpoint, engine/resume
+//                   /     |        |       \                        .
+//           process/   memory/   kinds/    store/     (the store knows neither process nor kinds)
+//                   \     |        |       /
+//                       image/  base/
+//
+// The way of the data: stop (process/) -> rooms write records (kinds/) -> snapshot fixed (memory/) -> the process
+// goes on -> workers read pages and put blocks -> ImageBuilder -> commit. Back: ImageSource -> plan, everything
+// parsed and every file opened -> stub with the old pid -> descriptors, mappings, pages, threads -> go.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/caller.h"
+#include "engine/image/image.h"
+#include "engine/store/store.h"
+
+namespace ckpt {
+
+/// Set from any thread (FUSE_INTERRUPT, SIGINT) to end long work early with Error(EINTR).
+using CancelFlag = std::atomic<bool>;
+
+enum class AfterCapture { go_on, exit, stop };
+
+struct CheckpointOptions {
+  AfterCapture after = AfterCapture::go_on;
+  std::string name;            ///< label of the image; empty for the pid
+  const CancelFlag* cancel = nullptr;
+};
+
+struct CheckpointResult {
+  std::string name;            ///< of the image
+  uint64_t stop_ns = 0;        ///< how long the process was stopped
+  uint64_t total_ns = 0;       ///< until durable
+  uint64_t logical_bytes = 0;
+};
+
+/// Checkpoints process `pid` with all its threads into `store` and returns when the image is durable. On any error the
+/// process runs on as if nothing had happened and nothing is stored. Throws Error: ESRCH, EPERM (caller's rights),
+/// EBUSY (traced), EOPNOTSUPP (something cannot be checkpointed: the sentence names it), EINVAL (a kernel thread,
+/// this process), EINTR (cancelled), ENOSPC, EIO. Thread-safe; blocks. A thread of its own does the tracing, so any
+/// thread may call.
+CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options);
+
+/// True while a checkpoint of the thread group is between its first and last touch of the process. The FUSE layer
+/// asks it when a blocked writer of ctl is interrupted: by us, or by a signal.
+bool being_captured(pid_t tgid);
+
+struct ResumeOptions {
+  /// The resumed root process becomes a child of the calling thread's process (`ckpt restore -f`); otherwise it is
+  /// handed to init.
+  bool as_child = false;
+  /// Descriptors that the resumed process takes from the caller: fd number in the image -> descriptor here
+  /// (a terminal, `ckpt restore -f`).
+  std::vector<std::pair<int, int>> inherit;
+  bool stopped = false;        ///< leave it stopped with SIGSTOP
+  const CancelFlag* cancel = nullptr;
+};
+
+struct ResumeResult {
+  pid_t pid = 0;
+  uint64_t total_ns = 0;
+};
+
+/// Verifies `image` (verify_image without contents is the caller's business where it comes from outside) and resumes
+/// it under its old pid and tids. All or nothing: on an error no process is left. Throws Error: EEXIST (a pid in use),
+/// EPERM (credentials the caller does not have), EINVAL (damaged or hostile image), ENOENT/ESTALE (a file is gone or
+/// has changed), EOPNOTSUPP, ENOEXEC (another architecture, missing XSAVE features). Thread-safe; blocks.
+ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options);
+
+}  // namespace ckpt

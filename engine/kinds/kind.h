@@ -1,0 +1,127 @@
+// A room: one kind of thing that is checkpointed, with capture, image format and restore side by side.
+// A new kind is one pair of files in this folder and one line in kinds.cpp; nothing else changes.
+//
+// Files and paths in the image are written below ctx.prefix ("" for the root process, "children/PID/" for others);
+// objects that several descriptors or processes share are written once below "objects/".
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/fd.h"
+#include "engine/base/record.h"
+#include "engine/caller.h"
+#include "engine/image/image.h"
+#include "engine/process/remote.h"
+
+namespace ckpt {
+
+// ---- capture ----------------------------------------------------------------------------------------------------
+
+/// What a room may use while the process is stopped.
+struct CaptureContext {
+  pid_t pid = 0;
+  int proc_dir = -1;             ///< open directory /proc/PID
+  int pid_fd = -1;
+  std::string prefix;            ///< of this process in the image
+  ImageSink* image = nullptr;
+  Remote* leader = nullptr;      ///< system calls in the main thread
+  /// Objects already written for the whole image, by kind and identity ("pipe:123456"), so that each is written once.
+  std::map<std::string, std::string>* objects = nullptr;
+  /// Work for after the process goes on (copying a large deleted file from our own descriptor, say).
+  std::vector<std::function<void()>>* later = nullptr;
+
+  /// A duplicate of the process's descriptor, sharing its file description (pidfd_getfd). Throws Error.
+  UniqueFd take(int fd) const;
+  /// True the first time an object is met: the caller writes it then, to objects/NAME.
+  bool first(const std::string& object) const { return objects->emplace(object, object).second; }
+};
+
+/// One open descriptor, as /proc tells of it.
+struct OpenFd {
+  int fd = -1;
+  std::string target;            ///< link text of /proc/PID/fd/N: a path, "pipe:[123]", "anon_inode:[eventfd]"
+  std::string fdinfo;            ///< text of /proc/PID/fdinfo/N
+  struct stat st = {};           ///< of the file behind it
+  uint64_t pos = 0;
+  uint32_t flags = 0;            ///< as open(2), O_CLOEXEC included
+  int mnt_id = 0;
+  int shares = -1;               ///< lower descriptor with the same file description, -1 for none
+  /// Value of a "name:\tvalue" line of fdinfo.
+  std::optional<std::string> info(std::string_view name) const;
+  /// Values of all lines of fdinfo that begin with "name:" (epoll's tfd, inotify, ...).
+  std::vector<std::string> info_lines(std::string_view name) const;
+};
+
+// ---- restore ----------------------------------------------------------------------------------------------------
+
+/// What a room may use to make things again. Files are opened by the engine's own thread, which has taken the caller's
+/// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has.
+struct RestoreContext {
+  const ImageSource* image = nullptr;
+  std::string prefix;
+  Caller caller;
+  pid_t pid = 0;                 ///< the pid to be
+  int root_fd = -1;              ///< the process's root directory; paths of the image are below it
+  /// Objects made so far, by name: made once, shared by every descriptor that names them. Owned here.
+  std::map<std::string, UniqueFd>* objects = nullptr;
+};
+
+/// A kind of file descriptor. Stateless; one instance for ever.
+class DescriptorKind {
+ public:
+  virtual ~DescriptorKind() = default;
+  /// The value of `type` in fds/N.
+  virtual const char* name() const = 0;
+  /// Whether this kind is responsible. Kinds are asked in the order of the table, the first match wins.
+  virtual bool matches(const OpenFd& fd) const = 0;
+  /// Why this descriptor cannot be checkpointed ("an io_uring instance cannot be checkpointed"), or nothing.
+  /// Called before the process is stopped, so that a refusal disturbs nobody.
+  virtual std::optional<std::string> refuse(const OpenFd&) const { return std::nullopt; }
+  /// Adds this kind's fields to the record of fds/N (type, pos, flags and shares are there already), and whatever
+  /// content belongs to it to the image.
+  virtual void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const = 0;
+  /// Makes the file description again: right object, flags, position. Throws Error without side effects on others.
+  virtual UniqueFd restore(const RestoreContext& ctx, const Record& record) const = 0;
+  /// What can only be done when every descriptor stands at its number in the new process (epoll targets, owner,
+  /// POSIX locks): run with system calls of its main thread.
+  virtual void finish(const RestoreContext&, const Record&, int /*fd*/, Remote&) const {}
+};
+
+/// Every kind, in the order they are asked. The last one matches everything and refuses it by name.
+const std::vector<const DescriptorKind*>& descriptor_kinds();
+const DescriptorKind& kind_of(const OpenFd& fd);
+/// Throws Error(EOPNOTSUPP) for a `type` that this version does not know.
+const DescriptorKind& kind_named(std::string_view type, const std::string& where);
+
+/// Reads the whole descriptor table of a process, in ascending order, `shares` filled in by kcmp(2).
+std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir);
+
+/// All of fds/: refusals (before the stop), capture (during it).
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds);
+void capture_descriptors(const CaptureContext& ctx, const std::vector<OpenFd>& fds);
+
+/// A descriptor ready to be put into the process.
+struct RestoredFd {
+  int fd = -1;                   ///< number in the process
+  bool cloexec = false;
+  int file = -1;                 ///< index into RestoredFds::files
+  Record record;
+};
+struct RestoredFds {
+  std::vector<UniqueFd> files;   ///< one a file description
+  std::vector<RestoredFd> fds;
+};
+/// Parses fds/ and makes every file description in this process. `inherit` maps numbers to descriptors to use instead.
+RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit);
+/// Second half: finish() of every kind.
+void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader);
+
+}  // namespace ckpt

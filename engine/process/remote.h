@@ -1,0 +1,62 @@
+// System calls and memory of a stopped thread of another process. Rooms program against this interface; behind it
+// stands an injector that survives our death (capture, remote_syscall.h) or the resume's stub (stub.h).
+//
+//   RemoteBuffer<sigaltstack_t> ss(remote);                        // scratch memory in the tracee
+//   remote.call(SYS_sigaltstack, 0, ss.addr().addr);
+//   if (ss.get().ss_flags & SS_DISABLE) ...
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <type_traits>
+
+#include "engine/process/remote_ptr.h"
+
+namespace ckpt {
+
+class Remote {
+ public:
+  virtual ~Remote() = default;
+  virtual pid_t pid() const = 0;
+  virtual pid_t tid() const = 0;
+
+  /// Runs a system call in the tracee; returns what the kernel returned (-errno for an error). Throws Error(ESRCH)
+  /// if the tracee died meanwhile.
+  virtual long syscall(long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
+                       uint64_t f = 0) = 0;
+
+  /// Memory of the tracee, exact length. Writing goes through read-only private mappings (as FOLL_FORCE).
+  /// Throws Error(EFAULT, ESRCH).
+  virtual void read(RemotePtr from, std::span<std::byte> to) = 0;
+  virtual void write(RemotePtr to, std::span<const std::byte> from) = 0;
+
+  /// Scratch memory for arguments, at least 4096 bytes, 64-byte aligned, free for the caller between any two calls.
+  virtual RemotePtr scratch() const = 0;
+  virtual size_t scratch_size() const = 0;
+
+  // Conveniences.
+  /// As syscall(), but an error is thrown: "1234: sigaltstack in the process: Operation not permitted".
+  long call(const char* name, long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0,
+            uint64_t e = 0, uint64_t f = 0);
+  /// Puts a NUL-terminated string, or any object, at scratch() + offset and returns its address.
+  RemotePtr put_string(const std::string& s, size_t offset = 0);
+  template <typename T>
+  RemotePtr put(const T& value, size_t offset = 0) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    write(scratch() + offset, std::as_bytes(std::span<const T, 1>(&value, 1)));
+    return scratch() + offset;
+  }
+  template <typename T>
+  T get(RemotePtr from) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value{};
+    read(from, std::as_writable_bytes(std::span<T, 1>(&value, 1)));
+    return value;
+  }
+};
+
+}  // namespace ckpt
