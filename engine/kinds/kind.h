@@ -72,6 +72,9 @@ struct RestoreContext {
   int root_fd = -1;              ///< the process's root directory; paths of the image are below it
   /// Objects made so far, by name: made once, shared by every descriptor that names them. Owned here.
   std::map<std::string, UniqueFd>* objects = nullptr;
+  /// Puts a duplicate of a local descriptor into the process, at a high number that the image does not use, and
+  /// returns this number; who asked closes it there again (Remote::call close).
+  std::function<int(int local_fd)> give;
 };
 
 /// A kind of file descriptor. Stateless; one instance for ever.
