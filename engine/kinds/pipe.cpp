@@ -116,6 +116,11 @@ class PipeKind : public DescriptorKind {
 
 }  // namespace
 
+const DescriptorKind& pipe_kind() {
+  static const PipeKind kind;
+  return kind;
+}
+
 std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const OpenFd& fd) {
   bool read_end = false, write_end = false;
   for (const OpenFd& other : *ctx.fds) {
