@@ -9,6 +9,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/process/proc_status.h"
 
 namespace ckpt {
 namespace {
@@ -39,22 +40,12 @@ UniqueFd open_proc(pid_t pid) {
   return fd;
 }
 
-std::optional<std::string> status_field(std::string_view text, std::string_view name) {
-  while (!text.empty()) {
-    std::string_view line = next_line(text);
-    if (line.size() <= name.size() || line[name.size()] != ':' || !line.starts_with(name)) continue;
-    line.remove_prefix(name.size() + 1);
-    const size_t begin = line.find_first_not_of(" \t");
-    return std::string(begin == std::string_view::npos ? std::string_view() : line.substr(begin));
-  }
-  return std::nullopt;
-}
-
 ProcStatus parse_status(std::string_view text, pid_t pid) {
   const auto field = [&](std::string_view name) {
-    auto value = status_field(text, name);
-    if (!value) fail(EINVAL, "/proc/{}/status: no line {}", pid, name);
-    return *value;
+    if (text.find(fmt::format("{}:", name)) == std::string_view::npos) {
+      fail(EINVAL, "/proc/{}/status: no line {}", pid, name);
+    }
+    return status_field(text, name);
   };
   const auto id = [&](std::string_view name) { return number<pid_t>(field(name)); };
   ProcStatus s;
@@ -72,15 +63,15 @@ ProcStatus parse_status(std::string_view text, pid_t pid) {
   s.cap_permitted = number<uint64_t>(field("CapPrm"), 16);
   s.cap_effective = number<uint64_t>(field("CapEff"), 16);
   s.threads = number<int>(field("Threads"));
-  s.has_mm = status_field(text, "VmSize").has_value();
+  s.has_mm = !status_field(text, "VmSize").empty();
   // "Kthread" came with Linux 6.10; before, a kernel thread is what has no memory and yet is no zombie.
-  if (const auto kthread = status_field(text, "Kthread")) {
-    s.kernel_thread = *kthread == "1";
+  if (const auto kthread = status_field(text, "Kthread"); !kthread.empty()) {
+    s.kernel_thread = kthread == "1";
   } else {
     s.kernel_thread = !s.has_mm && s.state != 'Z' && s.state != 'X';
   }
-  s.seccomp = number<int>(status_field(text, "Seccomp").value_or("0"));
-  const auto features = split_words(status_field(text, "x86_Thread_features").value_or(""));
+  s.seccomp = number<int>(status_field(text, "Seccomp"));
+  const auto features = split_words(status_field(text, "x86_Thread_features"));
   s.shadow_stack = std::find(features.begin(), features.end(), "shstk") != features.end();
   return s;
 }

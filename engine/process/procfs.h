@@ -10,7 +10,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,9 +42,6 @@ UniqueFd open_proc(pid_t pid);
 ProcStatus parse_status(std::string_view text, pid_t pid);
 /// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
 ProcStatus read_status(pid_t pid);
-
-/// Value of a "Name:\tvalue" line of status or fdinfo text.
-std::optional<std::string> status_field(std::string_view text, std::string_view name);
 
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);

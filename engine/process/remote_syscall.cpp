@@ -272,7 +272,7 @@ user_regs_struct RemoteSyscall::own_registers() const {
   return regs;
 }
 
-uint64_t RemoteSyscall::own_signal_mask() const { return borrowed_ ? borrowed_->mask : tracee_.signal_mask(); }
+uint64_t RemoteSyscall::signal_mask() { return borrowed_ ? borrowed_->mask : tracee_.signal_mask(); }
 
 void RemoteSyscall::finish() {
   if (!borrowed_) return;

@@ -73,11 +73,12 @@ class RemoteSyscall : public Remote {
   RemotePtr scratch() const override;
   size_t scratch_size() const override { return 4096; }
 
+  uint64_t signal_mask() override;
+
   Tracee& tracee() const { return tracee_; }
-  /// The thread's own registers and signal mask, whether calls have been injected or not. A thread that was stopped in
-  /// an rseq critical section stands at its abort address, as the kernel would have it.
+  /// The thread's own registers, whether calls have been injected or not. A thread that was stopped in an rseq critical
+  /// section stands at its abort address, as the kernel would have it.
   user_regs_struct own_registers() const;
-  uint64_t own_signal_mask() const;
 
   /// Puts everything back; the next call prepares the thread again. Throws Error(ESRCH) if the thread was killed.
   void finish();
