@@ -99,9 +99,15 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     resume();
     throw;
   }
-  for (const auto& thread : tracees_) {
-    remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
-    pointers_.push_back(remotes_.back().get());
+  try {
+    for (const auto& thread : tracees_) {
+      remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
+      pointers_.push_back(remotes_.back().get());
+      remotes_.back()->own_registers();  // notes what our stop has interrupted, to be undone by resume()
+    }
+  } catch (...) {
+    resume();
+    throw;
   }
 }
 
