@@ -1,4 +1,5 @@
-// ckpt check: the kernel's features, an image against its manifest, or the store's pages against their digests.
+// ckpt check: the kernel's features, an image against its manifest, or the store's pages against their
+// digests.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -45,9 +46,11 @@ int check_images(Session& session, const CheckOptions& options) {
     try {
       const auto image = session.open_image(word);
       const Manifest manifest = verify_image(*image, true);
-      if (!session.json) fmt::print("{}: {} files, all as sealed\n", image->describe(), manifest.files.size());
+      if (!session.json)
+        fmt::print("{}: {} files, all as sealed\n", image->describe(), manifest.files.size());
     } catch (const Error& e) {
-      // What the image lacks is damage; an image that is not there, or cannot be read by this user, is trouble.
+      // What the image lacks is damage; an image that is not there, or cannot be read by this user, is
+      // trouble.
       const bool damage = e.err() == EINVAL || e.err() == EIO || e.err() == EPROTONOSUPPORT;
       code = std::max(code, damage ? kFailed : kUsage);
       result["good"] = false;
@@ -67,8 +70,10 @@ int check_mounted(Session& session, bool full) {
     return kOk;
   } catch (const Error& e) {
     if (e.err() != EIO) throw;
-    if (session.json) fmt::print("{}\n", dump({{"good", false}, {"error", e.sentence()}}));
-    else fmt::print(stderr, "ckpt: {}\n", e.sentence());
+    if (session.json)
+      fmt::print("{}\n", dump({{"good", false}, {"error", e.sentence()}}));
+    else
+      fmt::print(stderr, "ckpt: {}\n", e.sentence());
     return kFailed;
   }
 }
@@ -78,8 +83,10 @@ int check_store(Session& session, bool full) {
   const auto level = full ? Store::CheckLevel::full : Store::CheckLevel::sampled;
   const CheckResult r = session.store()->check(level, progress.callback());
   if (session.json) {
-    fmt::print("{}\n", dump({{"good", r.damage.empty()}, {"pages_checked", r.pages_checked},
-                             {"files_checked", r.files_checked}, {"damage", r.damage}}));
+    fmt::print("{}\n", dump({{"good", r.damage.empty()},
+                             {"pages_checked", r.pages_checked},
+                             {"files_checked", r.files_checked},
+                             {"damage", r.damage}}));
   } else {
     for (const std::string& sentence : r.damage) fmt::print(stderr, "ckpt: {}\n", sentence);
     fmt::print("{} pages and {} files checked: {}\n", r.pages_checked, r.files_checked,
@@ -99,8 +106,9 @@ int check(Session& session, const CheckOptions& options) {
 void add_check(CLI::App& app, Choice& choice) {
   auto* command = app.add_subcommand("check", "Check the store, images, or the kernel");
   auto options = std::make_shared<CheckOptions>();
-  auto* images = command->add_option("IMAGE", options->images,
-                                     "Image names or directories to compare with their manifests (default: the store)");
+  auto* images =
+      command->add_option("IMAGE", options->images,
+                          "Image names or directories to compare with their manifests (default: the store)");
   command->add_flag("--kernel", options->kernel, "Show what this kernel offers")->excludes(images);
   command->add_flag("--full", options->full, "Read every page of the store, not one in a hundred");
   command->callback([options, &choice] {

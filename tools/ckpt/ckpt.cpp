@@ -28,11 +28,13 @@ int main(int argc, char** argv) {
   app.add_option("--mount", session.mount_option,
                  "Mount point of ckptfs (default: $CKPT_MOUNT, else the one that is mounted, else /ckpt)")
       ->type_name("DIR");
-  app.add_option("--store", session.store_option, "Work on this store while it is not mounted")->type_name("DIR");
+  app.add_option("--store", session.store_option, "Work on this store while it is not mounted")
+      ->type_name("DIR");
   app.add_flag("--json", session.json, "Print the result as JSON");
   app.require_subcommand(1);
   app.fallthrough();
-  for (const auto add : {add_save, add_restore, add_ls, add_rm, add_diff, add_seal, add_check, add_gc, add_stats}) {
+  for (const auto add :
+       {add_save, add_restore, add_ls, add_rm, add_diff, add_seal, add_check, add_gc, add_stats}) {
     add(app, choice);
   }
   try {

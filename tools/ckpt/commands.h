@@ -1,5 +1,5 @@
-// The subcommands of `ckpt`. Each adds itself, with its options, to the program; when it is chosen its `run` is called
-// and returns the exit code.
+// The subcommands of `ckpt`. Each adds itself, with its options, to the program; when it is chosen its `run`
+// is called and returns the exit code.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -14,7 +14,7 @@ namespace ckpt::tool {
 /// What was chosen on the command line.
 struct Choice {
   std::function<int(Session&)> run;
-  int trouble = kFailed;   ///< exit code where `run` throws
+  int trouble = kFailed;  ///< exit code where `run` throws
 };
 
 void add_save(CLI::App& app, Choice& choice);

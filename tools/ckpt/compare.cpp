@@ -6,8 +6,8 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
-#include "engine/memory/snapshot.h"
 #include "engine/image/manifest.h"
+#include "engine/memory/snapshot.h"
 
 namespace ckpt::tool {
 
@@ -37,7 +37,8 @@ std::vector<Segment> segments_of(const ImageSource& image, const std::string& pr
     const size_t dash = name.find('-');
     const auto start = parse_u64("0x" + name.substr(0, dash));
     const auto end = parse_u64("0x" + (dash == std::string::npos ? "" : name.substr(dash + 1)));
-    if (!start || !end || *start >= *end || *end - *start != entry.size || *start % kPageSize || *end % kPageSize) {
+    if (!start || !end || *start >= *end || *end - *start != entry.size || *start % kPageSize ||
+        *end % kPageSize) {
       fail(EINVAL, "{}: {} is not named START-END, or has another size", image.describe(), entry.path);
     }
     segments.push_back({*start, *end, entry.path});
@@ -56,8 +57,12 @@ uint64_t total_bytes(const std::vector<Segment>& segments) {
 class MemoryComparison {
  public:
   MemoryComparison(const ImageSource& a, const ImageSource& b, std::string process, const Progress& progress)
-      : a_(a), b_(b), process_(std::move(process)), progress_(progress),
-        segments_a_(segments_of(a, process_)), segments_b_(segments_of(b, process_)),
+      : a_(a),
+        b_(b),
+        process_(std::move(process)),
+        progress_(progress),
+        segments_a_(segments_of(a, process_)),
+        segments_b_(segments_of(b, process_)),
         total_(std::max(total_bytes(segments_a_), total_bytes(segments_b_))) {
     vmas_ = maps_of(a_);
     for (Vma& vma : maps_of(b_)) {
@@ -83,7 +88,8 @@ class MemoryComparison {
  private:
   std::vector<Vma> maps_of(const ImageSource& image) const {
     const std::string path = process_ + "maps";
-    return image.has(path) ? parse_maps(image.read(path), image.describe() + ": " + path) : std::vector<Vma>{};
+    return image.has(path) ? parse_maps(image.read(path), image.describe() + ": " + path)
+                           : std::vector<Vma>{};
   }
 
   const Vma* vma_at(uint64_t address) const {
@@ -149,7 +155,7 @@ class MemoryComparison {
   uint64_t total_, done_ = 0;
   std::vector<Vma> vmas_;
   std::vector<std::byte> buffer_a_, buffer_b_;
-  std::map<uint64_t, SegmentDifference> found_;   ///< by start of the mapping
+  std::map<uint64_t, SegmentDifference> found_;  ///< by start of the mapping
 };
 
 std::string content_of(const ImageSource& image, const ImageEntry& entry) {
@@ -177,8 +183,8 @@ bool is_record(const std::string& file) {
   return file.starts_with("fds/") || file.starts_with("registers/") || file.starts_with("threads/");
 }
 
-std::optional<RecordDifference> compare_file(const ImageSource& a, const ImageSource& b, const ImageEntry* in_a,
-                                             const ImageEntry* in_b) {
+std::optional<RecordDifference> compare_file(const ImageSource& a, const ImageSource& b,
+                                             const ImageEntry* in_a, const ImageEntry* in_b) {
   const std::string& path = (in_a ? in_a : in_b)->path;
   if (!in_b) return RecordDifference{path, Side::only_a, {}};
   if (!in_a) return RecordDifference{path, Side::only_b, {}};
@@ -194,7 +200,7 @@ std::optional<RecordDifference> compare_file(const ImageSource& a, const ImageSo
   if (both_files && is_record(split_process(path).second)) {
     difference.fields = compare_fields(Record::parse(a.read(path), a.describe() + ": " + path),
                                        Record::parse(b.read(path), b.describe() + ": " + path));
-    if (difference.fields.empty()) return std::nullopt;   // comments only
+    if (difference.fields.empty()) return std::nullopt;  // comments only
   }
   return difference;
 }
@@ -214,8 +220,9 @@ Comparison compare_images(const ImageSource& a, const ImageSource& b, const Prog
     if (file == kManifestName || file.starts_with("segments/")) continue;
     auto difference = compare_file(a, b, sides.first, sides.second);
     if (!difference) continue;
-    auto& list = file.starts_with("fds/") ? result.descriptors
-                 : file.starts_with("registers/") ? result.registers : result.others;
+    auto& list = file.starts_with("fds/")         ? result.descriptors
+                 : file.starts_with("registers/") ? result.registers
+                                                  : result.others;
     list.push_back(std::move(*difference));
   }
   for (const std::string& process : processes) {

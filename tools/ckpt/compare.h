@@ -12,11 +12,11 @@ namespace ckpt::tool {
 
 /// Pages of 4096 bytes in one mapping (of the first image, or of the second where the first has none there).
 struct SegmentDifference {
-  std::string process;         ///< "" for the root process, "children/PID/"
-  uint64_t start = 0, end = 0; ///< the mapping
-  std::string mapping;         ///< its path in maps, "" for anonymous memory
-  uint64_t changed = 0;        ///< stored in both images, with different content
-  uint64_t only_a = 0;         ///< stored in the first image only
+  std::string process;          ///< "" for the root process, "children/PID/"
+  uint64_t start = 0, end = 0;  ///< the mapping
+  std::string mapping;          ///< its path in maps, "" for anonymous memory
+  uint64_t changed = 0;         ///< stored in both images, with different content
+  uint64_t only_a = 0;          ///< stored in the first image only
   uint64_t only_b = 0;
 };
 
@@ -32,7 +32,7 @@ enum class Side { both, only_a, only_b };
 struct RecordDifference {
   std::string path;
   Side side = Side::both;
-  std::vector<FieldDifference> fields;   ///< for Side::both; empty where the file is no record
+  std::vector<FieldDifference> fields;  ///< for Side::both; empty where the file is no record
 };
 
 struct Comparison {
@@ -43,8 +43,8 @@ struct Comparison {
   bool same() const { return segments.empty() && descriptors.empty() && registers.empty() && others.empty(); }
 };
 
-/// Compares everything but the manifests, which tell times and digests. Memory is compared by address, page by page,
-/// however it is cut into files. Throws what reading an image throws.
+/// Compares everything but the manifests, which tell times and digests. Memory is compared by address, page
+/// by page, however it is cut into files. Throws what reading an image throws.
 Comparison compare_images(const ImageSource& a, const ImageSource& b, const Progress& progress = {});
 
 }  // namespace ckpt::tool

@@ -17,7 +17,7 @@ namespace ckpt::tool {
 namespace {
 
 constexpr size_t kPieceSize = 1 << 20;
-constexpr size_t kRangeSize = 64 << 20;   // of one copy_file_range: progress shows in between
+constexpr size_t kRangeSize = 64 << 20;  // of one copy_file_range: progress shows in between
 
 /// Copies what is left of `from`, by reference where the kernel can.
 template <typename Report>
@@ -66,7 +66,8 @@ void make_parents(const std::string& root, const std::string& path, std::set<std
 void copy_image(const std::string& from, const std::string& to) {
   const auto image = open_directory_image(from);
   auto entries = image->entries();
-  std::stable_partition(entries.begin(), entries.end(), [](const ImageEntry& e) { return e.path != kManifestName; });
+  std::stable_partition(entries.begin(), entries.end(),
+                        [](const ImageEntry& e) { return e.path != kManifestName; });
   uint64_t total = 0, done = 0;
   for (const ImageEntry& entry : entries) total += entry.size;
   ProgressLine progress("copying");

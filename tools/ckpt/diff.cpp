@@ -26,15 +26,16 @@ void print_records(const char* title, const std::vector<RecordDifference>& recor
   fmt::print("{}:\n", title);
   for (const RecordDifference& r : records) {
     fmt::print("  {}{}\n", escape(r.path), r.fields.empty() ? fmt::format(" {}", side_name(r.side)) : ":");
-    for (const FieldDifference& f : r.fields) fmt::print("    {}: {} -> {}\n", f.name, values(f.a), values(f.b));
+    for (const FieldDifference& f : r.fields)
+      fmt::print("    {}: {} -> {}\n", f.name, values(f.a), values(f.b));
   }
 }
 
 void print_text(const Comparison& c) {
   if (!c.segments.empty()) fmt::print("memory (pages of 4 KiB):\n");
   for (const SegmentDifference& s : c.segments) {
-    fmt::print("  {}{:x}-{:x}{}: {} changed", s.process, s.start, s.end, s.mapping.empty() ? "" : " " + escape(s.mapping),
-               s.changed);
+    fmt::print("  {}{:x}-{:x}{}: {} changed", s.process, s.start, s.end,
+               s.mapping.empty() ? "" : " " + escape(s.mapping), s.changed);
     if (s.only_a) fmt::print(", {} only in the first", s.only_a);
     if (s.only_b) fmt::print(", {} only in the second", s.only_b);
     fmt::print("\n");
@@ -50,7 +51,9 @@ nlohmann::json json_of(const std::vector<RecordDifference>& records) {
     auto fields = nlohmann::json::array();
     for (const FieldDifference& f : r.fields) fields.push_back({{"name", f.name}, {"a", f.a}, {"b", f.b}});
     list.push_back({{"path", r.path},
-                    {"in", r.side == Side::both ? "both" : r.side == Side::only_a ? "a" : "b"},
+                    {"in", r.side == Side::both     ? "both"
+                           : r.side == Side::only_a ? "a"
+                                                    : "b"},
                     {"fields", std::move(fields)}});
   }
   return list;
@@ -59,9 +62,13 @@ nlohmann::json json_of(const std::vector<RecordDifference>& records) {
 void print_json(const Comparison& c) {
   auto segments = nlohmann::json::array();
   for (const SegmentDifference& s : c.segments) {
-    segments.push_back({{"process", s.process}, {"start", fmt::format("{:#x}", s.start)},
-                        {"end", fmt::format("{:#x}", s.end)}, {"mapping", s.mapping}, {"pages_changed", s.changed},
-                        {"pages_only_a", s.only_a}, {"pages_only_b", s.only_b}});
+    segments.push_back({{"process", s.process},
+                        {"start", fmt::format("{:#x}", s.start)},
+                        {"end", fmt::format("{:#x}", s.end)},
+                        {"mapping", s.mapping},
+                        {"pages_changed", s.changed},
+                        {"pages_only_a", s.only_a},
+                        {"pages_only_b", s.only_b}});
   }
   const nlohmann::json all{{"same", c.same()},
                            {"segments", std::move(segments)},

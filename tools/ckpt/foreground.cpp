@@ -22,7 +22,8 @@ constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGUSR
 bool led_outside(const ImageSource& image, int fd) {
   const std::string path = "fds/" + std::to_string(fd);
   if (!image.has(path)) return false;
-  const std::string type = Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path).get("type");
+  const std::string type =
+      Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path).get("type");
   return type == "tty" || type == "terminal" || type == "pipe" || type == "socket";
 }
 
@@ -47,7 +48,8 @@ class Terminal {
   Terminal& operator=(const Terminal&) = delete;
   ~Terminal() {
     if (!given_) return;
-    // A process of the background that sets the foreground group is stopped by SIGTTOU unless it blocks it: it does.
+    // A process of the background that sets the foreground group is stopped by SIGTTOU unless it blocks it:
+    // it does.
     ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
   }
 

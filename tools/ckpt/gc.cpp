@@ -14,7 +14,8 @@ namespace {
 int gc(Session& session, bool dry_run) {
   if (!session.on_store()) {
     const std::string outcome = run_ctl(session.mount(), dry_run ? "gc dry-run" : "gc now");
-    session.json ? fmt::print("{}\n", nlohmann::json{{"outcome", outcome}}.dump(2)) : fmt::print("{}\n", outcome);
+    session.json ? fmt::print("{}\n", nlohmann::json{{"outcome", outcome}}.dump(2))
+                 : fmt::print("{}\n", outcome);
     return kOk;
   }
   ProgressLine progress("gc");
@@ -23,7 +24,8 @@ int gc(Session& session, bool dry_run) {
     fmt::print("{}\n", nlohmann::json{{"dry_run", dry_run},
                                       {"packs_deleted", r.packs_deleted},
                                       {"packs_rewritten", r.packs_rewritten},
-                                      {"pages_freed", r.pages_freed}}.dump(2));
+                                      {"pages_freed", r.pages_freed}}
+                           .dump(2));
   } else {
     fmt::print("{} {} ({} pages): {} packs deleted, {} rewritten\n", dry_run ? "would free" : "freed",
                human_bytes(r.pages_freed * kPageSize), r.pages_freed, r.packs_deleted, r.packs_rewritten);

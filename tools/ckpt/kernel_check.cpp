@@ -48,7 +48,8 @@ KernelFeature probe_version() {
 KernelFeature probe_ptrace_scope() {
   const UniqueFd fd(::open("/proc/sys/kernel/yama/ptrace_scope", O_RDONLY | O_CLOEXEC));
   const std::string scope = fd ? read_all(fd.get(), "ptrace_scope") : "0";
-  return {"ptrace", true, scope[0] != '3', fmt::format("stops processes; yama's ptrace_scope is {}", scope[0])};
+  return {"ptrace", true, scope[0] != '3',
+          fmt::format("stops processes; yama's ptrace_scope is {}", scope[0])};
 }
 
 KernelFeature probe_pidfd_getfd() {

@@ -8,9 +8,9 @@ namespace ckpt::tool {
 
 struct KernelFeature {
   std::string name;
-  bool needed = false;     ///< without it nothing can be checkpointed, or resumed
+  bool needed = false;  ///< without it nothing can be checkpointed, or resumed
   bool there = false;
-  std::string detail;      ///< what it is for, and why it is missing
+  std::string detail;  ///< what it is for, and why it is missing
 };
 
 /// Tries each feature on this process only. Harmless; a few milliseconds.

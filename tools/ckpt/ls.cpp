@@ -54,7 +54,8 @@ std::vector<Row> rows_of_mount(const std::string& mount) {
 
 std::vector<Row> rows_of_store(const Store& store) {
   std::vector<Row> rows;
-  for (const ImageInfo& info : store.images()) rows.push_back({info.name, info.header, info.files, info.logical_bytes});
+  for (const ImageInfo& info : store.images())
+    rows.push_back({info.name, info.header, info.files, info.logical_bytes});
   return rows;
 }
 
@@ -70,9 +71,16 @@ std::string time_text(uint64_t time_ns, const char* format) {
 void print_json(const std::vector<Row>& rows) {
   auto list = nlohmann::json::array();
   for (const Row& r : rows) {
-    list.push_back({{"name", r.name}, {"pid", r.header.pid}, {"pids", r.header.pids}, {"command", r.header.command},
-                    {"time", time_text(r.header.time_ns, "%Y-%m-%dT%H:%M:%S%z")}, {"time_ns", r.header.time_ns},
-                    {"stop_ns", r.header.stop_ns}, {"bytes", r.bytes}, {"files", r.files}, {"uid", r.header.uid}});
+    list.push_back({{"name", r.name},
+                    {"pid", r.header.pid},
+                    {"pids", r.header.pids},
+                    {"command", r.header.command},
+                    {"time", time_text(r.header.time_ns, "%Y-%m-%dT%H:%M:%S%z")},
+                    {"time_ns", r.header.time_ns},
+                    {"stop_ns", r.header.stop_ns},
+                    {"bytes", r.bytes},
+                    {"files", r.files},
+                    {"uid", r.header.uid}});
   }
   std::printf("%s\n", list.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
@@ -80,11 +88,13 @@ void print_json(const std::vector<Row>& rows) {
 void print_table(const std::vector<Row>& rows) {
   size_t width = 4;
   for (const Row& r : rows) width = std::max(width, r.name.size());
-  if (!rows.empty()) fmt::print("{:<{}}  {:>8}  {:<15}  {:<19}  {:>9}  {:>9}\n", "NAME", width, "PID", "COMMAND", "TIME", "SIZE", "STOPPED");
+  if (!rows.empty())
+    fmt::print("{:<{}}  {:>8}  {:<15}  {:<19}  {:>9}  {:>9}\n", "NAME", width, "PID", "COMMAND", "TIME",
+               "SIZE", "STOPPED");
   for (const Row& r : rows) {
     fmt::print("{:<{}}  {:>8}  {:<15}  {:<19}  {:>9}  {:>9}\n", r.name, width, r.header.pid,
-               escape(r.header.command), time_text(r.header.time_ns, "%Y-%m-%d %H:%M:%S"), human_bytes(r.bytes),
-               human_time(r.header.stop_ns));
+               escape(r.header.command), time_text(r.header.time_ns, "%Y-%m-%d %H:%M:%S"),
+               human_bytes(r.bytes), human_time(r.header.stop_ns));
   }
 }
 

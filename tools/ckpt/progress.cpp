@@ -22,7 +22,9 @@ void rewrite_line(const std::string& text) {
 }  // namespace
 
 ProgressLine::ProgressLine(std::string label)
-    : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO)), next_(steady_clock::now() + milliseconds(500)) {}
+    : label_(std::move(label)),
+      terminal_(::isatty(STDERR_FILENO)),
+      next_(steady_clock::now() + milliseconds(500)) {}
 
 ProgressLine::~ProgressLine() {
   if (shown_) rewrite_line("");
@@ -32,8 +34,10 @@ void ProgressLine::update(uint64_t done, uint64_t total) {
   if (!terminal_ || steady_clock::now() < next_) return;
   next_ = steady_clock::now() + milliseconds(100);
   shown_ = true;
-  const uint64_t percent = total ? static_cast<uint64_t>(100.0 * static_cast<double>(done) / static_cast<double>(total)) : 0;
-  rewrite_line(label_ + ": " + human_bytes(done) + " of " + human_bytes(total) + ", " + std::to_string(percent) + "%");
+  const uint64_t percent =
+      total ? static_cast<uint64_t>(100.0 * static_cast<double>(done) / static_cast<double>(total)) : 0;
+  rewrite_line(label_ + ": " + human_bytes(done) + " of " + human_bytes(total) + ", " +
+               std::to_string(percent) + "%");
 }
 
 Progress ProgressLine::callback() {

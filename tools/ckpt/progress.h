@@ -41,8 +41,8 @@ class Waiting {
   void run(const std::string& label);
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool done_ = false;          ///< under mutex_
-  std::thread thread_;         ///< not started unless stderr is a terminal
+  bool done_ = false;   ///< under mutex_
+  std::thread thread_;  ///< not started unless stderr is a terminal
 };
 
 }  // namespace ckpt::tool

@@ -52,7 +52,7 @@ std::string restore_directory(const std::string& mount, const std::string& dir) 
     copy_image(dir, place);
   } catch (const Error& e) {
     const std::string sentence = drop_error(place);
-    std::error_code ignored;   // the failure to report is the first one
+    std::error_code ignored;  // the failure to report is the first one
     std::filesystem::remove_all(place, ignored);
     throw Error(e.err(), sentence.empty() ? e.sentence() : sentence);
   }
@@ -82,7 +82,8 @@ int restore(Session& session, const RestoreOptions& options) {
     outcome = restore_from_store(session, options);
   } else if (Session::is_directory_word(options.image)) {
     if (options.stopped || !options.words.empty()) {
-      fail(EINVAL, "{}: a copy is resumed as it is: --stopped and -o need an image of the mount", options.image);
+      fail(EINVAL, "{}: a copy is resumed as it is: --stopped and -o need an image of the mount",
+           options.image);
     }
     outcome = restore_directory(session.mount(), options.image);
   } else {
@@ -91,7 +92,8 @@ int restore(Session& session, const RestoreOptions& options) {
     for (const std::string& word : options.words) line += " " + word;
     outcome = run_ctl(session.mount(), line);
   }
-  fmt::print("{}\n", session.json ? nlohmann::json{{"image", options.image}, {"outcome", outcome}}.dump(2) : outcome);
+  fmt::print("{}\n",
+             session.json ? nlohmann::json{{"image", options.image}, {"outcome", outcome}}.dump(2) : outcome);
   return kOk;
 }
 
@@ -100,10 +102,13 @@ int restore(Session& session, const RestoreOptions& options) {
 void add_restore(CLI::App& app, Choice& choice) {
   auto* command = app.add_subcommand("restore", "Resume an image under its old pid");
   auto options = std::make_shared<RestoreOptions>();
-  command->add_option("IMAGE", options->image, "Image name, or directory of a copy (a path with a slash)")->required();
-  auto* foreground = command->add_flag("-f,--foreground", options->foreground,
-                                       "Give the program this terminal or pipe, wait, and end with its exit status");
-  command->add_flag("--stopped", options->stopped, "Leave it stopped (SIGCONT lets it go on)")->excludes(foreground);
+  command->add_option("IMAGE", options->image, "Image name, or directory of a copy (a path with a slash)")
+      ->required();
+  auto* foreground =
+      command->add_flag("-f,--foreground", options->foreground,
+                        "Give the program this terminal or pipe, wait, and end with its exit status");
+  command->add_flag("--stopped", options->stopped, "Leave it stopped (SIGCONT lets it go on)")
+      ->excludes(foreground);
   command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
       ->type_name("WORD")
       ->allow_extra_args(false)

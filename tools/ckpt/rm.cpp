@@ -14,7 +14,8 @@ int rm(Session& session, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     try {
       if (!valid_image_name(name)) fail(EINVAL, "'{}' is not a name that an image can have", name);
-      session.on_store() ? session.store()->delete_image(name) : (void)run_ctl(session.mount(), "delete " + name);
+      session.on_store() ? session.store()->delete_image(name)
+                         : (void)run_ctl(session.mount(), "delete " + name);
     } catch (const Error& e) {
       code = kFailed;
       std::fprintf(stderr, "ckpt: %s\n", e.sentence().c_str());

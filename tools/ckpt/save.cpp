@@ -16,7 +16,7 @@ struct SaveOptions {
   std::string name;
   bool exit = false;
   bool stop = false;
-  std::vector<std::string> words;   ///< further options of ctl, as they are
+  std::vector<std::string> words;  ///< further options of ctl, as they are
 };
 
 std::string command_for(const SaveOptions& options, int pid) {
@@ -30,7 +30,8 @@ std::string command_for(const SaveOptions& options, int pid) {
 
 int save(Session& session, const SaveOptions& options) {
   if (session.on_store()) fail(EINVAL, "save needs a mounted ckptfs, not --store");
-  if (!options.name.empty() && options.pids.size() > 1) fail(EINVAL, "--name labels one image, and there are several pids");
+  if (!options.name.empty() && options.pids.size() > 1)
+    fail(EINVAL, "--name labels one image, and there are several pids");
   int code = kOk;
   auto results = nlohmann::json::array();
   for (const int pid : options.pids) {
@@ -63,7 +64,9 @@ void add_save(CLI::App& app, Choice& choice) {
   command->add_option("-n,--name", options->name, "Label of the image (default: the pid)")->type_name("NAME");
   auto* exit = command->add_flag("--exit", options->exit, "End the process when the image is durable");
   command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);
-  command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")->type_name("WORD")->allow_extra_args(false);
+  command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
+      ->type_name("WORD")
+      ->allow_extra_args(false);
   command->callback([options, &choice] { choice.run = [options](Session& s) { return save(s, *options); }; });
 }
 

@@ -31,7 +31,8 @@ std::vector<std::string> ckptfs_mounts(std::string_view mountinfo) {
     const size_t end = std::min(mountinfo.find('\n'), mountinfo.size());
     const auto words = split_words(mountinfo.substr(0, end));
     mountinfo.remove_prefix(std::min(end + 1, mountinfo.size()));
-    // ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE SOURCE SUPEROPTIONS: proc_pid_mountinfo(5)
+    // ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAGS...] - TYPE SOURCE SUPEROPTIONS:
+    // proc_pid_mountinfo(5)
     for (size_t i = 6; i + 1 < words.size(); ++i) {
       if (words[i] != "-") continue;
       if (words[i + 1] == "fuse.ckptfs") mounts.push_back(unescape(words[4]).value_or(words[4]));
@@ -47,7 +48,8 @@ const std::string& Session::mount() {
   while (found.size() > 1 && found.back() == '/') found.pop_back();
   struct stat st {};
   if (::stat((found + "/ctl").c_str(), &st) != 0 || !S_ISREG(st.st_mode)) {
-    fail(ENOENT, "{}: no ckptfs is mounted here (mount one with `ckptfs {}`, or name it with --mount)", found, found);
+    fail(ENOENT, "{}: no ckptfs is mounted here (mount one with `ckptfs {}`, or name it with --mount)", found,
+         found);
   }
   return mount_ = found;
 }

@@ -1,6 +1,6 @@
 // ckpt stats: the figures of the store.
-#include <cstdio>
 #include <fmt/format.h>
+#include <cstdio>
 
 #include <nlohmann/json.hpp>
 
