@@ -15,7 +15,7 @@ class ImageHandle : public Handle {
 
   bool keep_cache() const override { return true; }
   uint64_t size() const override { return entry_.size; }
-  std::optional<Source> source() const override { return Source{&tree_->image(), entry_.path, nullptr}; }
+  std::optional<Source> source() const override { return Source{&tree_->image(), entry_.path}; }
 
   void read(const Request&, uint64_t offset, size_t size, const Answer& answer) override {
     if (offset >= entry_.size) return answer({});

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -61,12 +60,10 @@ class Handle {
   virtual Work flush(const Request& /*request*/) { return {}; }
   virtual uint64_t size() const { return 0; }
 
-  /// For copy_file_range: the image and path whose content this is, kept alive by the handle.
+  /// For copy_file_range: the stored image and path whose content this is. Valid while the handle is.
   struct Source {
     const ImageSource* image = nullptr;
     std::string path;
-    /// To be held while another file takes from the source; null for what never changes.
-    std::mutex* mutex = nullptr;
   };
   virtual std::optional<Source> source() const { return std::nullopt; }
   /// Takes from another open file; returns the bytes taken. EXDEV makes the kernel copy by read and write.

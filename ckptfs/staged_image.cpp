@@ -95,11 +95,6 @@ std::string StagedImage::path_locked(const Item& start) const {
   return path;
 }
 
-std::string StagedImage::path_of(Ino ino) const {
-  const std::lock_guard lock(mutex_);
-  return path_locked(item(ino));
-}
-
 void StagedImage::check_filling() const {
   if (state_ == State::finishing) fail(EBUSY, "{}: complete, and being verified and resumed", path_);
   if (state_ == State::over) fail(EROFS, "{}: its resume is over", path_);

@@ -85,7 +85,6 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   void writer_gone(Ino ino);
   /// A handle that changed the file is being closed.
   Work content_settled(const Request&, Ino ino);
-  std::string path_of(Ino ino) const;
   /// To be held while a file's content is changed: nothing changes any more once the image is being verified.
   /// Error(EBUSY, EROFS) where it is.
   std::shared_lock<std::shared_mutex> begin_change() const;

@@ -61,28 +61,17 @@ Work StagedHandle::flush(const Request& request) {
   return image_->content_settled(request, ino_);
 }
 
-std::optional<Handle::Source> StagedHandle::source() const {
-  return Source{&image_->builder(), image_->path_of(ino_), &content_->mutex};
-}
-
 uint64_t StagedHandle::copy_from(const Request&, Handle& from, uint64_t from_offset, uint64_t offset,
                                  uint64_t length) {
   const auto changing = image_->begin_change();
   const std::optional<Source> source = from.source();
-  if (!source || source->mutex == &content_->mutex) fail(EXDEV, "no page references to copy");
+  if (!source) fail(EXDEV, "only a stored image shares its pages");
   const uint64_t end = from.size();
   if (from_offset >= end) return 0;
   uint64_t size = 0;
   uint64_t taken = 0;
   {
-    std::unique_lock own(content_->mutex, std::defer_lock);
-    std::unique_lock<std::mutex> other;
-    if (source->mutex != nullptr) {
-      other = std::unique_lock(*source->mutex, std::defer_lock);
-      std::lock(own, other);  // in whatever order avoids a deadlock with a copy the other way
-    } else {
-      own.lock();
-    }
+    const std::lock_guard lock(content_->mutex);
     taken = content_->file->copy_from(*source->image, source->path, from_offset, offset,
                                       std::min(length, end - from_offset));
     size = content_->file->size();

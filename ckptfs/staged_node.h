@@ -49,7 +49,6 @@ class StagedHandle : public Handle {
   void read(const Request&, uint64_t offset, size_t size, const Answer& answer) override;
   Work write(const Request&, uint64_t offset, std::span<const std::byte> data) override;
   Work flush(const Request&) override;
-  std::optional<Source> source() const override;
   uint64_t copy_from(const Request&, Handle& from, uint64_t from_offset, uint64_t offset,
                      uint64_t length) override;
 
