@@ -16,6 +16,7 @@
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
+#include "engine/memory/layout.h"
 #include "engine/memory/snapshot.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
@@ -187,6 +188,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   capture_descriptors(ctx, fds);
   capture_rooms(ctx, process.remotes());
   capture_shared_mappings(ctx, vmas_);
+  capture_mm(ctx, vmas_);
   check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process.finish_calls();

@@ -87,6 +87,10 @@ void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
       refuse("memory registered with a userfaultfd of the process cannot be checkpointed");
     }
     if (vma.has_flag("ss")) refuse("a shadow stack cannot be checkpointed");
+    if (vma.has_flag("sl")) refuse("a sealed mapping (mseal) cannot be checkpointed");
+    if (vma.has_flag("ht")) refuse("huge pages of hugetlbfs cannot be checkpointed");
+    // "anon_inode:[perf_event]", "socket:[123]": a file that has no path.
+    if (vma.inode != 0 && !vma.path.starts_with('/')) refuse("a mapping of this kind cannot be checkpointed");
   }
 }
 

@@ -7,7 +7,6 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <array>
 
 #include "engine/base/error.h"
 #include "engine/image/digest.h"
@@ -20,20 +19,6 @@
 namespace ckpt {
 
 namespace {
-
-constexpr std::array kKeptFlags = {"gd", "mw", "nr", "lo", "lf", "dc", "dd", "wf", "hg", "nh", "mg", "sr", "rr", "dp"};
-
-/// What cannot be mapped again, by its VmFlags (Documentation/filesystems/proc.rst).
-constexpr std::pair<const char*, const char*> kRefusedFlags[] = {
-    {"io", "device memory cannot be checkpointed"},
-    {"pf", "device memory cannot be checkpointed"},
-    {"ht", "huge pages of hugetlbfs cannot be checkpointed"},
-    {"ss", "a shadow stack cannot be checkpointed"},
-    {"sl", "a sealed mapping (mseal) cannot be checkpointed"},
-    {"um", "memory watched by userfaultfd cannot be checkpointed"},
-    {"uw", "memory watched by userfaultfd cannot be checkpointed"},
-    {"ui", "memory watched by userfaultfd cannot be checkpointed"},
-};
 
 struct MmField {
   const char* name;
@@ -76,46 +61,7 @@ Layout::MmFields read_fields(const CaptureContext& ctx) {
   return fields;
 }
 
-std::string kept_flags(const Vma& vma) {
-  std::string words;
-  for (const char* flag : kKeptFlags) {
-    // Every private mapping may be made writable: nothing to be told.
-    if (std::string_view(flag) == "mw" && !vma.shared) continue;
-    if (vma.has_flag(flag)) words += std::string(words.empty() ? "" : " ") + flag;
-  }
-  return words;
-}
-
 }  // namespace
-
-void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
-  for (const Vma& vma : vmas) {
-    if (vma.special()) continue;
-    for (const auto& [flag, why] : kRefusedFlags) {
-      if (vma.has_flag(flag)) fail(EOPNOTSUPP, "{}: {}: {}", pid, vma.name(), why);
-    }
-    if (vma.path.starts_with("/anon_hugepage")) {
-      fail(EOPNOTSUPP, "{}: {}: huge pages of hugetlbfs cannot be checkpointed", pid, vma.name());
-    }
-    // "anon_inode:[perf_event]", "socket:[123]": files that have no path.
-    if (vma.inode != 0 && !vma.path.starts_with('/')) {
-      fail(EOPNOTSUPP, "{}: {}: a mapping of this kind cannot be checkpointed", pid, vma.name());
-    }
-  }
-}
-
-bool take_flags(std::vector<Vma>& now, const std::vector<Vma>& before) {
-  bool all = true;
-  auto it = before.begin();
-  for (Vma& vma : now) {
-    while (it != before.end() && it->start < vma.start) ++it;
-    const bool same = it != before.end() && it->start == vma.start && it->end == vma.end && it->prot == vma.prot &&
-                      it->shared == vma.shared && it->inode == vma.inode && it->offset == vma.offset;
-    if (same) vma.vm_flags = it->vm_flags;
-    all = all && (same || vma.special());
-  }
-  return all;
-}
 
 void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
   Record out;
@@ -128,12 +74,6 @@ void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
   }
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_THP_DISABLE); v > 0) out.add("thp_disable", int64_t{v});
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_MDWE); v > 0) out.add("mdwe", int64_t{v});
-  for (const Vma& vma : vmas) {
-    if (vma.special()) continue;
-    if (const std::string words = kept_flags(vma); !words.empty()) {
-      out.add("flags", range_name({vma.start, vma.end}) + " " + words);
-    }
-  }
   ctx.image->put(ctx.prefix + "mm", out.text());
   capture_mapped_files(ctx, vmas);
 }
@@ -145,16 +85,27 @@ namespace {
 constexpr uint64_t kLowestAddress = 65536;      // Debian's vm.mmap_min_addr
 constexpr size_t kMaxAuxv = 4096;
 
-void take_recorded_flags(std::vector<Vma>& vmas, const Record& mm) {
-  for (const std::string& text : mm.all("flags")) {
-    const size_t space = std::min(text.find(' '), text.size());
-    const Range range = parse_range_name(std::string_view(text).substr(0, space), mm.where());
-    const auto it = std::lower_bound(vmas.begin(), vmas.end(), range.start,
-                                     [](const Vma& vma, uint64_t start) { return vma.start < start; });
-    if (it == vmas.end() || it->start != range.start || it->end != range.end) {
-      fail(EINVAL, "{}: flags of {}, which is no mapping of maps", mm.where(), text.substr(0, space));
+/// Gives the mappings of `now` (maps) the VmFlags of the same ones in `smaps`.
+void take_flags(std::vector<Vma>& now, const std::vector<Vma>& smaps) {
+  auto it = smaps.begin();
+  for (Vma& vma : now) {
+    while (it != smaps.end() && it->start < vma.start) ++it;
+    if (it != smaps.end() && it->start == vma.start && it->end == vma.end) vma.vm_flags = it->vm_flags;
+  }
+}
+
+/// What this version cannot make: by its VmFlags.
+void refuse_flags(const Layout& layout) {
+  constexpr std::pair<const char*, const char*> kRefused[] = {
+      {"io", "memory of a device"}, {"pf", "memory of a device"}, {"ht", "huge pages of hugetlbfs"},
+      {"ss", "a shadow stack"},     {"sl", "a sealed mapping"},
+  };
+  for (const Vma& vma : layout.vmas) {
+    for (const auto& [flag, what] : kRefused) {
+      if (!vma.special() && vma.has_flag(flag)) {
+        fail(EOPNOTSUPP, "{}: {}: {} cannot be resumed", layout.where, vma.name(), what);
+      }
     }
-    it->vm_flags = text.substr(std::min(space + 1, text.size()));
   }
 }
 
@@ -200,12 +151,15 @@ Layout parse_layout(const RestoreContext& ctx) {
   std::erase_if(layout.vmas, [](const Vma& vma) { return vma.path == "[vsyscall]" || vma.path == "[uprobes]"; });
   const Record mm = Record::parse(ctx.image->read(ctx.prefix + "mm"), layout.where + ": " + ctx.prefix + "mm");
   for (const MmField& f : kFields) layout.fields.*f.member = mm.get_u64(f.name, kTaskSizeMax);
-  take_recorded_flags(layout.vmas, mm);
+  if (const std::string smaps = ctx.prefix + "smaps"; ctx.image->has(smaps)) {
+    take_flags(layout.vmas, parse_maps(ctx.image->read(smaps), layout.where + ": " + smaps));
+  }
   layout.vdso_digest = mm.find("vdso");
   layout.thp_disable = mm.get_u64_or("thp_disable", 0);
   layout.mdwe = mm.get_u64_or("mdwe", 0);
   layout.auxv = ctx.image->read(ctx.prefix + "auxv", kMaxAuxv);
   layout.exe = ctx.image->read_link(ctx.prefix + "exe");
+  refuse_flags(layout);
   check_kinds(ctx, layout);
   check_rights(ctx.caller, layout);
   return layout;

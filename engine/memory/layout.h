@@ -1,13 +1,12 @@
 // The address space of a process: its mappings, the vDSO, and the kernel's notes about it (struct mm_struct).
 //
 //   maps       as /proc/PID/maps, taken at the stop: what is mapped where
+//   smaps      the same with each mapping's VmFlags (of madvise, mlock, ...); without it the mappings have none
 //   mm         start_code, end_code, start_data, end_data, start_brk, brk, start_stack,
 //              arg_start, arg_end, env_start, env_end       addresses, hex (proc(5), /proc/PID/stat; brk by brk(2))
 //              vdso DIGEST               BLAKE3 of the vDSO's bytes; absent where the process has none
 //              thp_disable N             prctl(PR_GET_THP_DISABLE)
 //              mdwe N                    prctl(PR_GET_MDWE), absent before Linux 6.3
-//              flags START-END WORDS     VmFlags of smaps that maps does not tell, one line a mapping that has any:
-//                                        gd mw nr lo lf dc dd wf hg nh mg sr rr dp
 //   files      the mapped files (mapped_files.h)
 //   auxv       as in /proc
 //
@@ -27,16 +26,7 @@ namespace ckpt {
 
 // ---- capture ----------------------------------------------------------------------------------------------------
 
-/// Throws Error(EOPNOTSUPP) naming the first mapping that cannot be made again: device memory, another file than a
-/// regular one, huge pages of hugetlbfs, sealed mappings, shadow stacks. `vmas` with VmFlags (from smaps) sees more
-/// than without. Before the stop, so that a refusal disturbs nobody, and again in it for what has come since.
-void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas);
-
-/// Gives the mappings of `now` (maps) the VmFlags of the same mappings in `before` (smaps, which costs a walk of the
-/// page tables and is therefore read before the stop). Returns false where a mapping of `now` was not found there.
-bool take_flags(std::vector<Vma>& now, const std::vector<Vma>& before);
-
-/// Writes `mm` and `files`. While the process is stopped. `vmas` as of the stop, with VmFlags where they are known.
+/// Writes `mm` and `files`. While the process is stopped. `vmas` as of the stop.
 void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas);
 
 // ---- restore ----------------------------------------------------------------------------------------------------
@@ -69,6 +59,7 @@ class LayoutFiles {
   /// Descriptor for a mapping, -1 for anonymous memory.
   int descriptor(const Vma& vma) const;
   int exe() const { return exe_; }
+  size_t count() const { return named_.count() + objects_.size(); }
 
  private:
   MappedFiles named_;

@@ -38,6 +38,7 @@ class MappedFiles {
 
   /// The descriptor for a mapping that maps_named_file(), open as the mapping needs it. Owned here.
   int descriptor(const Vma& vma) const;
+  size_t count() const { return open_.size(); }
 
  private:
   using Key = std::tuple<uint32_t, uint32_t, uint64_t, bool>;   // device, inode, writable
