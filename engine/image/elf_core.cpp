@@ -58,11 +58,11 @@ std::vector<Segment> read_segments(const ImageSource& image, const std::string& 
   return segments;
 }
 
-// ---- notes ------------------------------------------------------------------------------------------------------
+// ---- notes ----
 
 void add_note(std::string& notes, const char* owner, uint32_t type, std::string_view content) {
-  const Elf64_Nhdr header{static_cast<Elf64_Word>(std::strlen(owner) + 1), static_cast<Elf64_Word>(content.size()),
-                          type};
+  const Elf64_Nhdr header{static_cast<Elf64_Word>(std::strlen(owner) + 1),
+                          static_cast<Elf64_Word>(content.size()), type};
   notes.append(reinterpret_cast<const char*>(&header), sizeof header);
   notes.append(owner, header.n_namesz);
   notes.resize((notes.size() + 3) & ~size_t{3});
@@ -118,7 +118,8 @@ std::vector<int> thread_ids(const ImageSource& image, const std::string& prefix,
     if (tid && *tid <= INT32_MAX) tids.push_back(static_cast<int>(*tid));
   }
   if (tids.empty()) fail(EINVAL, "{}: {} holds no thread", image.describe(), dir);
-  std::sort(tids.begin(), tids.end(), [pid](int a, int b) { return std::pair(a != pid, a) < std::pair(b != pid, b); });
+  std::sort(tids.begin(), tids.end(),
+            [pid](int a, int b) { return std::pair(a != pid, a) < std::pair(b != pid, b); });
   return tids;
 }
 
@@ -137,8 +138,8 @@ void add_thread_notes(std::string& notes, const ImageSource& image, const std::s
   prstatus.pr_fpvalid = xsave.size() >= kFxsaveSize;
   add_note(notes, "CORE", NT_PRSTATUS, raw(prstatus));
 
-  // The kernel puts the notes of the process between those of its first and its second thread; readers expect the
-  // first NT_PRSTATUS to be the thread that they show.
+  // The kernel puts the notes of the process between those of its first and its second thread; readers expect
+  // the first NT_PRSTATUS to be the thread that they show.
   if (first) {
     const elf_prpsinfo psinfo = [&] {
       elf_prpsinfo p{};
@@ -177,7 +178,8 @@ std::string file_note(const std::vector<Vma>& vmas) {
     numbers.insert(numbers.end(), {vma.start, vma.end, vma.offset / kAlign});
     names.append(vma.path).push_back('\0');
   }
-  return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(uint64_t)) + names;
+  return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(uint64_t)) +
+         names;
 }
 
 uint32_t elf_flags(uint32_t prot) {
@@ -189,7 +191,8 @@ std::vector<Vma> read_maps(const ImageSource& image, const std::string& prefix) 
   std::sort(vmas.begin(), vmas.end(), [](const Vma& a, const Vma& b) { return a.start < b.start; });
   for (size_t i = 0; i < vmas.size(); ++i) {
     if (vmas[i].start >= vmas[i].end || (i > 0 && vmas[i].start < vmas[i - 1].end)) {
-      fail(EINVAL, "{}: {}maps: the mapping at {:x} overlaps another", image.describe(), prefix, vmas[i].start);
+      fail(EINVAL, "{}: {}maps: the mapping at {:x} overlaps another", image.describe(), prefix,
+           vmas[i].start);
     }
   }
   return vmas;
@@ -207,7 +210,8 @@ ElfCore::ElfCore(std::shared_ptr<const ImageSource> image, std::string prefix)
     add_thread_notes(notes, *image_, prefix_, tid, status, first);
     first = false;
   }
-  if (image_->has(prefix_ + "auxv")) add_note(notes, "CORE", NT_AUXV, image_->read(prefix_ + "auxv", 1 << 20));
+  if (image_->has(prefix_ + "auxv"))
+    add_note(notes, "CORE", NT_AUXV, image_->read(prefix_ + "auxv", 1 << 20));
   add_note(notes, "CORE", NT_FILE, file_note(read_maps(*image_, prefix_)));
   add_pieces();
   write_headers(notes);
@@ -287,7 +291,8 @@ void ElfCore::write_headers(const std::string& notes) {
     load.p_memsz = piece.memory;
     load.p_align = kAlign;
     head_.append(raw(load));
-    if (piece.size > INT64_MAX - offset) fail(EINVAL, "{}: more memory than a file can hold", image_->describe());
+    if (piece.size > INT64_MAX - offset)
+      fail(EINVAL, "{}: more memory than a file can hold", image_->describe());
     offset += piece.size;
   }
   head_.append(notes);

@@ -37,17 +37,29 @@ bool goes_on(Beat& beat) {
 
 class CheckpointTest : public testing::Test {
  protected:
-  /// A single-threaded program: the test's own, or its C library's, may have descriptors that are refused.
-  static void close_all() { ::syscall(SYS_close_range, 3, ~0u, 0); }
+  /// The child of a test may have inherited pipes and sockets, which are refused.
+  static void close_all() {
+    ::syscall(SYS_close_range, 0, ~0u, 0);
+    ::open("/dev/null", O_RDWR);
+    ::dup(0);
+    ::dup(0);
+  }
 
-  int refused(pid_t pid, std::string* sentence = nullptr, CheckpointOptions options = {}) {
+  int refused(pid_t pid, std::string* sentence = nullptr, const CheckpointOptions& how = {}) {
     try {
-      checkpoint(store_, pid, Caller::self(), options);
+      checkpoint(store_, pid, Caller::self(), how);
     } catch (const Error& e) {
       if (sentence != nullptr) *sentence = e.sentence();
       return e.err();
     }
     return 0;
+  }
+
+  static CheckpointOptions options(AfterCapture after, std::string name = {}) {
+    CheckpointOptions made;
+    made.after = after;
+    made.name = std::move(name);
+    return made;
   }
 
   MemoryStore store_;
@@ -84,10 +96,10 @@ TEST_F(CheckpointTest, ExitEndsTheProcessAfterTheCommit) {
   });
   ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
   store_.fail_commits = true;
-  EXPECT_EQ(refused(child.pid(), nullptr, {.after = AfterCapture::exit}), ENOSPC);
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::exit)), ENOSPC);
   EXPECT_TRUE(goes_on(*beat));
   store_.fail_commits = false;
-  EXPECT_EQ(refused(child.pid(), nullptr, {.after = AfterCapture::exit, .name = "last"}), 0);
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::exit, "last")), 0);
   EXPECT_TRUE(store_.has_image("last"));
   EXPECT_EQ(child.join(), 1000 + SIGKILL);
 }
@@ -99,7 +111,7 @@ TEST_F(CheckpointTest, StopLeavesItStopped) {
     return beat_for_ever(&*beat);
   });
   ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
-  EXPECT_EQ(refused(child.pid(), nullptr, {.after = AfterCapture::stop}), 0);
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::stop)), 0);
   EXPECT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
   // One that is stopped is checkpointed as well, and stays stopped.
   EXPECT_EQ(refused(child.pid()), 0);
@@ -161,7 +173,9 @@ TEST_F(CheckpointTest, ACancelledOneLeavesNothing) {
   });
   ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
   const CancelFlag cancel = true;
-  EXPECT_EQ(refused(child.pid(), nullptr, {.cancel = &cancel}), EINTR);
+  CheckpointOptions cancelled;
+  cancelled.cancel = &cancel;
+  EXPECT_EQ(refused(child.pid(), nullptr, cancelled), EINTR);
   EXPECT_TRUE(store_.stored.empty());
   EXPECT_TRUE(goes_on(*beat));
   EXPECT_FALSE(being_captured(child.pid()));
