@@ -67,19 +67,30 @@ uint64_t parse_number(const std::optional<std::string>& text, int base) {
   return value;
 }
 
+/// fdinfo in one read where it is short: with ten thousand descriptors every system call counts.
+std::string read_fdinfo(int info_dir, const std::string& name) {
+  const UniqueFd file = open_at(info_dir, name, O_RDONLY);
+  char buffer[2048];
+  const ssize_t n = ::read(file.get(), buffer, sizeof buffer);
+  if (n < 0) fail_errno("fdinfo/{}: read", name);
+  std::string text(buffer, static_cast<size_t>(n));
+  if (text.size() == sizeof buffer) text += read_all(file.get(), "fdinfo/" + name);
+  return text;
+}
+
 /// Nothing where the descriptor was closed meanwhile (the process may be running).
-std::optional<OpenFd> read_fd(int proc_dir, int number) {
+std::optional<OpenFd> read_fd(int fd_dir, int info_dir, int number) {
   OpenFd fd;
   fd.fd = number;
   const std::string name = fmt::to_string(number);
   try {
-    fd.target = read_link(proc_dir, "fd/" + name);
-    fd.fdinfo = read_file(proc_dir, "fdinfo/" + name);
+    fd.target = read_link(fd_dir, name);
+    fd.fdinfo = read_fdinfo(info_dir, name);
   } catch (const Error& e) {
     if (e.err() == ENOENT) return std::nullopt;
     throw;
   }
-  if (!stat_cached(proc_dir, "fd/" + name, fd.st)) {
+  if (!stat_cached(fd_dir, name, fd.st)) {
     if (errno == ENOENT) return std::nullopt;
     fail_errno("/proc: fd {} ({}): statx", number, fd.target);
   }
@@ -184,8 +195,12 @@ std::vector<std::string> OpenFd::info_lines(std::string_view name) const {
 
 std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir) {
   std::vector<OpenFd> fds;
-  for (const int number : list_numbers(proc_dir, pid)) {
-    if (auto fd = read_fd(proc_dir, number)) fds.push_back(std::move(*fd));
+  const std::vector<int> numbers = list_numbers(proc_dir, pid);
+  const UniqueFd fd_dir = open_at(proc_dir, "fd", O_RDONLY | O_DIRECTORY);
+  const UniqueFd info_dir = open_at(proc_dir, "fdinfo", O_RDONLY | O_DIRECTORY);
+  fds.reserve(numbers.size());
+  for (const int number : numbers) {
+    if (auto fd = read_fd(fd_dir.get(), info_dir.get(), number)) fds.push_back(std::move(*fd));
   }
   fill_mount_types(fds, proc_dir);
   find_shared(pid, fds);

@@ -52,18 +52,18 @@ bool stat_path_fd(FoundFile& found, const Record& record) {
 
 }  // namespace
 
-void capture_path(const CaptureContext& ctx, const std::string& target, Record& out) {
+std::optional<std::string> path_below_root(const CaptureContext& ctx, const std::string& target) {
   const std::string root = read_link(ctx.proc_dir, "root");
-  if (root == "/") {
-    out.add("path", target);
-  } else if (target.starts_with(root + "/")) {
-    out.add("path", target.substr(root.size()));
-  } else if (target == root) {
-    out.add("path", "/");
-  } else {
-    out.add("path", target);
-    out.add("outside_root", 1);
-  }
+  if (root == "/") return target;
+  if (target == root) return "/";
+  if (target.starts_with(root + "/")) return target.substr(root.size());
+  return std::nullopt;
+}
+
+void capture_path(const CaptureContext& ctx, const std::string& target, Record& out) {
+  const auto below = path_below_root(ctx, target);
+  out.add("path", below.value_or(target));
+  if (!below) out.add("outside_root", 1);
 }
 
 void capture_name(const CaptureContext& ctx, const OpenFd& fd, Record& out) {

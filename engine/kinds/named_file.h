@@ -16,6 +16,8 @@
 
 namespace ckpt {
 
+/// A path as /proc shows it -> as the process itself sees it, below its root; nothing where it lies outside.
+std::optional<std::string> path_below_root(const CaptureContext& ctx, const std::string& target);
 /// Adds `path` (and `outside_root`).
 void capture_path(const CaptureContext& ctx, const std::string& target, Record& out);
 /// Adds mode, dev, inode and handle. Asks no FUSE server.

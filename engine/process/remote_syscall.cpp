@@ -197,9 +197,7 @@ RemoteSyscall::RemoteSyscall(Tracee& tracee, InjectionSite& site) : tracee_(trac
 RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   if (borrowed_) return *borrowed_;
   auto b = std::make_unique<Borrowed>();
-  b->regs = tracee_.registers();
-  // With our instruction pointer the kernel forgets the critical section: the abort is due before that.
-  b->regs.rip = rseq_resume_ip(tracee_, b->regs.rip);
+  b->regs = own_registers();
   b->mask = tracee_.signal_mask();
   const std::vector<std::byte> xsave = tracee_.xsave();
 
@@ -265,17 +263,26 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
 
 RemotePtr RemoteSyscall::scratch() const { return prepare().scratch; }
 
-user_regs_struct RemoteSyscall::own_registers() const {
-  if (borrowed_) return borrowed_->regs;
-  user_regs_struct regs = tracee_.registers();
-  regs.rip = rseq_resume_ip(tracee_, regs.rip);
-  return regs;
+const user_regs_struct& RemoteSyscall::own_registers() const {
+  if (own_known_) return own_;
+  const user_regs_struct found = tracee_.registers();
+  own_ = undo_interruption(found);
+  // Once our instruction pointer is in place the kernel forgets the critical section: the abort is due before that.
+  own_.rip = rseq_resume_ip(tracee_, own_.rip);
+  own_changed_ = own_.rax != found.rax || own_.rip != found.rip;
+  own_known_ = true;
+  return own_;
 }
 
 uint64_t RemoteSyscall::signal_mask() { return borrowed_ ? borrowed_->mask : tracee_.signal_mask(); }
 
 void RemoteSyscall::finish() {
-  if (!borrowed_) return;
+  if (!borrowed_) {
+    if (own_changed_) tracee_.set_registers(own_);
+    own_changed_ = false;
+    return;
+  }
+  own_changed_ = false;
   const std::unique_ptr<Borrowed> b = std::move(borrowed_);
   site_.borrowed.erase(b->from_main_stack.addr);
   // The mask first: with it gone wrong in the middle, the frame still brings both back.

@@ -76,9 +76,10 @@ class RemoteSyscall : public Remote {
   uint64_t signal_mask() override;
 
   Tracee& tracee() const { return tracee_; }
-  /// The thread's own registers, whether calls have been injected or not. A thread that was stopped in an rseq critical
-  /// section stands at its abort address, as the kernel would have it.
-  user_regs_struct own_registers() const;
+  /// The registers that the thread goes on with, whether calls have been injected or not: as they were at the stop, but
+  /// at the abort address where that was in an rseq critical section (as the kernel would have it), and with an EINTR
+  /// that only our stop has caused undone (undo_interruption). Read once a stop.
+  const user_regs_struct& own_registers() const;
 
   /// Puts everything back; the next call prepares the thread again. Throws Error(ESRCH) if the thread was killed.
   void finish();
@@ -86,6 +87,9 @@ class RemoteSyscall : public Remote {
  private:
   struct Borrowed;                     // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
+  mutable bool own_known_ = false;
+  mutable bool own_changed_ = false;   // from what the thread has: to be set
+  mutable user_regs_struct own_{};
   Tracee& tracee_;
   InjectionSite& site_;
   mutable std::unique_ptr<Borrowed> borrowed_;

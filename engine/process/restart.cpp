@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "engine/base/error.h"
@@ -14,7 +15,22 @@ namespace {
 // The calls that use current->restart_block: kernel/time/{hrtimer,alarmtimer,posix-cpu-timers}.c, fs/select.c, futex.
 constexpr std::array<long, 4> kRestartBlockCalls = {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex};
 
+
+constexpr std::array<long, 12> kNeverRestarted = {
+    SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
+    SYS_io_getevents, SYS_io_pgetevents, SYS_accept, SYS_accept4, SYS_recvfrom, SYS_recvmsg};
+
 }  // namespace
+
+user_regs_struct undo_interruption(const user_regs_struct& regs) {
+  user_regs_struct undone = regs;
+  const long orig = static_cast<long>(regs.orig_rax);
+  if (static_cast<long>(regs.rax) == -EINTR &&
+      std::find(kNeverRestarted.begin(), kNeverRestarted.end(), orig) != kNeverRestarted.end()) {
+    undone.rax = static_cast<unsigned long long>(-514);
+  }
+  return undone;
+}
 
 long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs) {
   const long orig = static_cast<long>(regs.orig_rax);

@@ -99,9 +99,15 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     resume();
     throw;
   }
-  for (const auto& thread : tracees_) {
-    remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
-    pointers_.push_back(remotes_.back().get());
+  try {
+    for (const auto& thread : tracees_) {
+      remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
+      pointers_.push_back(remotes_.back().get());
+      remotes_.back()->own_registers();  // notes what our stop has interrupted, to be undone by resume()
+    }
+  } catch (...) {
+    resume();
+    throw;
   }
 }
 
@@ -130,8 +136,12 @@ void StoppedProcess::kill() {
     while (::waitpid(thread->tid(), nullptr, __WALL) < 0 && errno == EINTR) {
     }
   }
-  while (::waitpid(pid_, nullptr, __WALL) < 0 && errno == EINTR) {
+  // For a tracer that is the parent too, a plain wait would take the exit status away from whoever waits for the child.
+  siginfo_t info{};
+  while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT | __WALL) < 0 && errno == EINTR) {
   }
+  const std::string status = read_or_empty(proc_dir_.get(), "status");
+  if (!status.empty() && parse_status(status, pid_).ppid != ::getpid()) ::waitpid(pid_, nullptr, __WALL | WNOHANG);
   resume();
 }
 

@@ -258,6 +258,7 @@ CpuPin::CpuPin(const Stub& stub) : stub_(stub), saved_(128) {   // 8192 CPUs
 void CpuPin::set(const std::vector<unsigned long>& mask) const {
   const size_t size = mask.size() * sizeof(mask[0]);
   ::syscall(SYS_sched_setaffinity, 0, size, mask.data());
+  if (stub_stays_) return;
   for (const auto& thread : stub_.threads()) ::syscall(SYS_sched_setaffinity, thread->tid(), size, mask.data());
 }
 

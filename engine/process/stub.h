@@ -53,11 +53,14 @@ class CpuPin {
   CpuPin(const CpuPin&) = delete;
   CpuPin& operator=(const CpuPin&) = delete;
   ~CpuPin();
+  /// The end of this object leaves the stub's threads where they are: something else gives them their CPUs.
+  void leave_stub() { stub_stays_ = true; }
 
  private:
   void set(const std::vector<unsigned long>& mask) const;
   const Stub& stub_;
   std::vector<unsigned long> saved_;
+  bool stub_stays_ = false;
 };
 
 /// A descriptor here and the number it gets there.
@@ -97,7 +100,8 @@ class Stub {
   std::vector<int> give(std::span<const int> local);
   int give(int local) { return give(std::span<const int>(&local, 1)).front(); }
   /// Opens the way that place() and give() use; its descriptor in the process is `number` or the next free above.
-  void open_channel(int number);
+  /// `spare`: how many more descriptors there will be at once.
+  void open_channel(int number, size_t spare = 0);
   void close_channel();
 
   /// The child is made init's (or stays ours, as_child). To be called once, after the last thing that is likely to

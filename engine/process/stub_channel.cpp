@@ -29,7 +29,7 @@ struct Inbox {
 
 }  // namespace
 
-void Stub::open_channel(int number) {
+void Stub::open_channel(int number, size_t spare) {
   static_assert(sizeof(Inbox) <= 4096);
   const RemotePtr at = leader().put(std::array<int, 2>{});
   leader().call("socketpair", SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, at.addr);
@@ -38,7 +38,7 @@ void Stub::open_channel(int number) {
   if (!channel_) fail_errno("{}: taking a descriptor of the new process", pid_);
   // Out of the way of the numbers of the image, which may lie beyond the limit that the stub has inherited from us.
   rlimit limit = {};
-  const auto wanted = static_cast<rlim_t>(number) + 64;
+  const auto wanted = static_cast<rlim_t>(number) + spare + 64;
   if (prlimit(pid_, RLIMIT_NOFILE, nullptr, &limit) == 0 && limit.rlim_cur < wanted) {
     limit.rlim_cur = wanted;
     limit.rlim_max = std::max(limit.rlim_max, wanted);

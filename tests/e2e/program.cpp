@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,8 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& d
   argv.push_back(nullptr);
   const std::string names[] = {directory + "/stdin", directory + "/stdout", directory + "/stderr"};
   if (streams && !exists(names[0])) write_file(names[0], "");
+  struct stat st = {};
+  const bool fifo = streams && stat(names[0].c_str(), &st) == 0 && S_ISFIFO(st.st_mode);
   int told[2];
   if (pipe2(told, O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
   const pid_t between = fork();
@@ -32,7 +35,8 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& d
     }
     setsid();
     for (int i = 0; i < 3; ++i) {
-      const int flags = i == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC;
+      // A FIFO as stdin is opened at both ends: it never ends, and nobody outside need hold it.
+      const int flags = i == 0 ? (fifo ? O_RDWR : O_RDONLY) : O_WRONLY | O_CREAT | O_TRUNC;
       const int fd = open(streams ? names[i].c_str() : "/dev/null", flags | O_CLOEXEC, 0644);
       dup2(fd, i);
     }

@@ -92,6 +92,7 @@ inline void begin(int argc, char** argv) {
   }
   directory = argv[1];
   setsid();
+  close_range(3, ~0u, 0);  // whatever whoever ran us left open
   chmod(directory.c_str(), 0777);
 }
 
