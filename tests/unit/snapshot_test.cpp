@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "engine/memory/capture_memory.h"
@@ -393,6 +394,78 @@ INSTANTIATE_TEST_SUITE_P(Memory, EveryStrategy,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name + (tested.param.advice == MADV_HUGEPAGE ? "_huge" : "");
                          });
+
+// ---- the choice -------------------------------------------------------------------------------------------------
+
+TEST(ChooseSnapshot, CopiesWhatIsSmallOrStaysStopped) {
+  char* base = map_pages(8192);
+  Child large([&](auto&) { std::memset(base, 1, 8192 * kPage); });
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .stays_stopped = true}, large.vmas())->name(), "copy");
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "fork"}, large.vmas())->name(), "copy");
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "write-protect"}, large.vmas())->name(), "fork");
+  auto vmas = large.vmas();
+  vmas[0].vm_flags += " um";
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid()}, vmas)->name(), "fork");
+  ::munmap(base, 8192 * kPage);
+}
+
+TEST(CopySnapshot, BuffersASmallProcess) {
+  char* base = map_pages(64);
+  Child child([&](auto&) { std::memset(base, 'b', 64 * kPage); });
+  PtraceRemote remote(child.pid());
+  remote.stop();
+  const auto vmas = child.vmas();
+  auto snapshot = make_copy_snapshot(child.pid(), 512 << 20);
+  snapshot->fix(vmas, remote);
+  EXPECT_FALSE(snapshot->needs_stop());
+  remote.write({reinterpret_cast<uint64_t>(base)}, std::as_bytes(std::span("XXXX", 4)));
+  MapImage image;
+  capture_memory(*snapshot, vmas, image, "", nullptr);
+  EXPECT_EQ(difference(image, base, std::string(64 * kPage, 'b')), "");
+  auto tight = make_copy_snapshot(child.pid(), kPage);
+  tight->fix(vmas, remote);
+  EXPECT_TRUE(tight->needs_stop());
+  ::munmap(base, 64 * kPage);
+}
+
+/// A process of another user: the userfaultfd must catch faults inside system calls too, which it may not ask for itself.
+TEST(WriteProtect, ServesAnUnprivilegedProcessThatReadsIntoItsMemory) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  constexpr uint64_t pages = 2048;
+  char* base = map_pages(pages);
+  ::madvise(base, pages * kPage, MADV_NOHUGEPAGE);
+  Board* board = make_board();
+  Child child([&](auto& ready) {
+    std::memset(base, 'a', pages * kPage);
+    const int zero = ::open("/dev/zero", O_RDONLY);
+    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) ::_exit(1);
+    ready();
+    wait_until([&] { return board->command == 1; });
+    const ssize_t got = ::read(zero, base, pages * kPage);
+    board->done = got == static_cast<ssize_t>(pages * kPage) ? 1 : 2;
+    for (;;) ::pause();
+  });
+  auto snapshot = choose_snapshot({.pid = child.pid()}, child.vmas());
+  if (std::string_view(snapshot->name()) != "write-protect") GTEST_SKIP() << "no /dev/userfaultfd";
+  const std::string fds = fmt::format("/proc/{}/fd", child.pid());
+  const auto count = [&] {
+    return std::distance(std::filesystem::directory_iterator(fds), std::filesystem::directory_iterator());
+  };
+  const auto before = count();
+  PtraceRemote remote(child.pid());
+  MapImage image;
+  bool told = false;
+  image.on_put = [&] {
+    if (!std::exchange(told, true)) board->command = 1;
+  };
+  take(*snapshot, child, remote, image);
+  wait_until([&] { return board->done != 0; });
+  EXPECT_EQ(board->done, 1);
+  EXPECT_EQ(count(), before);
+  EXPECT_EQ(difference(image, base, std::string(pages * kPage, 'a')), "");
+  ::munmap(base, pages * kPage);
+  ::munmap(board, kPage);
+}
 
 }  // namespace
 }  // namespace ckpt
