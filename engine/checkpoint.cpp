@@ -275,8 +275,9 @@ CheckpointResult capture_with_retries(Store& store, pid_t pid, const CheckpointO
     try {
       return capture.run(without);
     } catch (const SnapshotLost&) {
-      if (!without.empty()) throw;
-      without = "write-protect";
+      // The process has undone what the strategy stood on: the next one. "copy" needs nothing.
+      if (without == "fork") throw;
+      without = without.empty() ? "write-protect" : "fork";
     } catch (const Error& e) {
       // Whatever file of /proc it was that could not be read any more.
       if (capture.process_ended()) fail(ESRCH, "{}: the process has ended ({})", pid, e.sentence());
