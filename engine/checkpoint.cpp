@@ -34,7 +34,12 @@ using Clock = std::chrono::steady_clock;
 
 std::mutex captured_lock;
 std::condition_variable captured_changed;
-std::map<pid_t, int> captured;           // guarded by captured_lock; tgid -> 1
+std::map<pid_t, bool> captured;          // guarded by captured_lock; tgid -> whether it is still touched
+
+void set_touched(pid_t pid, bool touched) {
+  const std::lock_guard guard(captured_lock);
+  captured[pid] = touched;
+}
 
 class CaptureTurn {
  public:
@@ -46,7 +51,7 @@ class CaptureTurn {
       // A cancel flag wakes nobody: look at it now and then.
       captured_changed.wait_for(guard, std::chrono::milliseconds(20));
     }
-    captured[pid] = 1;
+    captured[pid] = true;
   }
   ~CaptureTurn() {
     const std::lock_guard guard(captured_lock);
@@ -238,8 +243,7 @@ CheckpointResult Capture::commit(StoppedProcess& process) {
 
 CheckpointResult Capture::run(std::string_view without) {
   const bool goes_on = options_.after == AfterCapture::go_on;
-  objects_.clear();
-  later_.clear();
+  set_touched(pid_, true);
   look_before_the_stop();
   image_ = store_.begin_image(fmt::format("checkpoint of {}", pid_));
   snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .without = without}, memory_.vmas());
@@ -261,6 +265,7 @@ CheckpointResult Capture::run(std::string_view without) {
   }
   if (goes_on) release_snapshot();
   else snapshot_->release(&process.leader());
+  set_touched(pid_, !goes_on);
 
   const CheckpointResult result = commit(process);
   if (options_.after == AfterCapture::exit) process.kill();
@@ -290,7 +295,8 @@ CheckpointResult capture_with_retries(Store& store, pid_t pid, const CheckpointO
 
 bool being_captured(pid_t tgid) {
   const std::lock_guard guard(captured_lock);
-  return captured.count(tgid) != 0;
+  const auto it = captured.find(tgid);
+  return it != captured.end() && it->second;
 }
 
 CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options) {
