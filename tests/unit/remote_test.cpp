@@ -3,17 +3,15 @@
 #include <gtest/gtest.h>
 #include <linux/futex.h>
 #include <poll.h>
-#include <sys/epoll.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 
-
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "engine/base/error.h"
 #include "engine/process/stop.h"
-#include "engine/process/signal_frame.h"
 #include "tests/unit/target.h"
 
 namespace ckpt {
