@@ -96,7 +96,7 @@ class ResumeTest : public testing::Test {
   }
   /// A resume that must fail; leaves nothing. The sentence.
   std::string refused(const ImageSource& image, int err) {
-    const pid_t pid = pid_;
+    const auto pid = static_cast<pid_t>(Manifest::parse(image.read(kManifestName), "image").header.pid);
     try {
       thaw(image);
       ADD_FAILURE() << "it was resumed";
@@ -151,7 +151,7 @@ TEST_F(ResumeTest, PythonWithThreadsGoesOnWhereItWas) {
 
 TEST_F(ResumeTest, AsOurChildItEndsWithItsStatus) {
   start({"sh", "-c", "while ! test -e " + path("go") + "; do :; done; exit 7"});
-  ASSERT_TRUE(eventually([&] { return fs::read_symlink("/proc/" + std::to_string(pid_) + "/exe") != "/"; }));
+  ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sh"; }));
   const auto image = freeze();
   ResumeOptions options;
   options.as_child = true;
@@ -228,7 +228,6 @@ TEST_F(ResumeTest, AMappedFileThatHasChangedIsNamed) {
   // Renamed, and as it was: found by its handle.
   fs::last_write_time(path("sleep"), then);
   fs::rename(path("sleep"), path("moved"));
-  pid_ = static_cast<pid_t>(image->info().header.pid);
   thaw(*image);
   EXPECT_TRUE(running());
   EXPECT_EQ(fs::read_symlink("/proc/" + std::to_string(pid_) + "/exe"), path("moved"));
