@@ -33,11 +33,13 @@ constexpr size_t kDigestSize = BLAKE3_OUT_LEN;
 
 // BLAKE3 cuts its input into chunks of 1 KiB and joins them by a binary tree: a page is four chunks, two parents and
 // a root. A hash of one page fills four lanes of the vector unit at most; chunk k of 16 pages fills all of them.
-void digest_batch(const uint8_t* pages, size_t count, Digest* out) {
+void digest_batch(const std::byte* const* pages, size_t count, Digest* out) {
   uint8_t chunk[kChunksPerPage][kBatch][kDigestSize];
   const uint8_t* inputs[kBatch * 2];
   for (size_t k = 0; k < kChunksPerPage; ++k) {
-    for (size_t i = 0; i < count; ++i) inputs[i] = pages + i * kPageSize + k * BLAKE3_CHUNK_LEN;
+    for (size_t i = 0; i < count; ++i) {
+      inputs[i] = reinterpret_cast<const uint8_t*>(pages[i]) + k * BLAKE3_CHUNK_LEN;
+    }
     blake3_hash_many(inputs, count, BLAKE3_CHUNK_LEN / BLAKE3_BLOCK_LEN, IV, k, false, 0, CHUNK_START, CHUNK_END,
                      chunk[k][0]);
   }
@@ -58,8 +60,8 @@ void digest_batch(const uint8_t* pages, size_t count, Digest* out) {
 
 constexpr size_t kBatch = 1;
 
-void digest_batch(const uint8_t* page, size_t, Digest* out) {
-  *out = digest_bytes(std::as_bytes(std::span(page, kPageSize)));
+void digest_batch(const std::byte* const* page, size_t, Digest* out) {
+  *out = digest_bytes(std::span(*page, kPageSize));
 }
 
 #endif
@@ -108,9 +110,17 @@ Digest digest_bytes(std::span<const std::byte> data) {
 }
 
 void digest_pages(std::span<const std::byte> pages, std::span<Digest> out) {
-  const auto* p = reinterpret_cast<const uint8_t*>(pages.data());
+  const std::byte* batch[kBatch];
   for (size_t i = 0; i < out.size(); i += kBatch) {
-    digest_batch(p + i * kPageSize, std::min(kBatch, out.size() - i), &out[i]);
+    const size_t count = std::min(kBatch, out.size() - i);
+    for (size_t k = 0; k < count; ++k) batch[k] = pages.data() + (i + k) * kPageSize;
+    digest_batch(batch, count, &out[i]);
+  }
+}
+
+void digest_scattered_pages(std::span<const std::byte* const> pages, std::span<Digest> out) {
+  for (size_t i = 0; i < out.size(); i += kBatch) {
+    digest_batch(&pages[i], std::min(kBatch, out.size() - i), &out[i]);
   }
 }
 

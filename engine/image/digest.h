@@ -41,6 +41,9 @@ Digest digest_bytes(std::span<const std::byte> data);
 /// through the widest vector unit at once. Thread-safe.
 void digest_pages(std::span<const std::byte> pages, std::span<Digest> out);
 
+/// The same for pages that lie anywhere: out[i] = BLAKE3 of the 4096 bytes at pages[i].
+void digest_scattered_pages(std::span<const std::byte* const> pages, std::span<Digest> out);
+
 /// The digest of a page of zeros.
 const Digest& zero_page_digest();
 

@@ -44,7 +44,7 @@ class ImageSource {
 
   // Conveniences on top of the above.
   /// The entry, or nothing where the path is not a file or link of the image.
-  const ImageEntry* find(std::string_view path) const;
+  virtual const ImageEntry* find(std::string_view path) const;
   bool has(std::string_view path) const { return find(path) != nullptr; }
   /// A whole small file. ENOENT names image and file; EFBIG above `limit`.
   std::string read(std::string_view path, uint64_t limit = 64 << 20) const;

@@ -43,6 +43,7 @@ struct CaptureContext {
   uint64_t* later_bytes = nullptr;
   /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.
   const std::vector<OpenFd>* fds = nullptr;
+  std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> fds_by_inode;
 
   /// A duplicate of the process's descriptor, sharing its file description (pidfd_getfd). Throws Error.
   UniqueFd take(int fd) const;

@@ -301,7 +301,7 @@ TEST_F(DescriptorTest, TenThousandDescriptorsAreReadQuickly) {
   const auto start = std::chrono::steady_clock::now();
   const auto open_fds = read_fd_table(getpid(), proc_dir_.get());
   const auto taken = std::chrono::steady_clock::now() - start;
-  printf("%.1f ms\n", std::chrono::duration<double, std::milli>(taken).count());
+  EXPECT_LT(taken, std::chrono::seconds(20)) << "comparing every pair would take minutes";
   EXPECT_GT(open_fds.size(), 10'000u);
   EXPECT_EQ(std::count_if(open_fds.begin(), open_fds.end(), [&](auto& f) { return f.shares >= fds[0].get(); }), 2500);
   limit.rlim_cur = soft;

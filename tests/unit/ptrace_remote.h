@@ -15,7 +15,6 @@
 extern "C" void ckpt_test_syscall_instruction();
 asm(R"(
   .pushsection .text
-  .globl ckpt_test_syscall_instruction
 ckpt_test_syscall_instruction:
   syscall
   nop

@@ -1,0 +1,56 @@
+// An image under construction: its tree of files, and the commit.
+#pragma once
+
+#include "engine/store/file_node.h"
+
+namespace ckpt {
+
+class RocksBuilder : public ImageBuilder {
+ public:
+  RocksBuilder(std::shared_ptr<StoreCore> core, std::string describe)
+      : core_(core), files_(std::make_shared<BuilderFiles>(std::move(core))), describe_(std::move(describe)) {}
+
+  // The sink.
+  void put(std::string_view path, std::string_view content) override;
+  void put_link(std::string_view path, std::string_view target) override;
+  std::shared_ptr<BlockSink> create(std::string_view path, uint64_t size) override;
+
+  // The source: files as they are now. entries() and find() refer to what the next change may replace.
+  std::string describe() const override { return describe_; }
+  const std::vector<ImageEntry>& entries() const override;
+  const ImageEntry* find(std::string_view path) const override;
+  std::string read_link(std::string_view path) const override;
+  void visit(std::string_view path, uint64_t offset, uint64_t length, const Visitor& v) const override;
+  Digest digest(std::string_view path) const override;
+
+  std::shared_ptr<StagedFile> open(std::string_view path) override;
+  void remove(std::string_view path) override;
+  void rename(std::string_view from, std::string_view to) override;
+  void write_manifest(const ManifestHeader& header) override;
+  std::shared_ptr<const StoredImage> commit(const std::string& name) override;
+
+  /// A file, for sharing its blocks. ENOENT names the image.
+  std::shared_ptr<FileNode> node(std::string_view path) const;
+  const std::shared_ptr<BuilderFiles>& files() const { return files_; }
+
+ private:
+  struct Named {
+    std::shared_ptr<FileNode> node;
+    ImageEntry entry;              // brought up to date whenever somebody asks
+  };
+  using Tree = std::map<std::string, Named, std::less<>>;
+
+  void check_free(std::string_view path) const;
+  bool is_directory(std::string_view path) const;
+  std::shared_ptr<FileNode> add(std::string_view path);
+  void rename_one(Tree::iterator from, std::string_view to);
+
+  const std::shared_ptr<StoreCore> core_;
+  const std::shared_ptr<BuilderFiles> files_;
+  const std::string describe_;
+  mutable std::mutex mutex_;
+  mutable Tree tree_;
+  mutable std::vector<ImageEntry> entries_;
+};
+
+}  // namespace ckpt

@@ -1,0 +1,149 @@
+#include "engine/store/database.h"
+
+#include <rocksdb/cache.h>
+#include <rocksdb/table.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+
+namespace ckpt {
+
+namespace {
+
+constexpr size_t kCacheBytes = 128 << 20;
+constexpr uint64_t kPackFileBytes = 256 << 20;
+
+rocksdb::ColumnFamilyOptions table_options(const std::shared_ptr<rocksdb::Cache>& cache, size_t block_size) {
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = cache;
+  table.block_size = block_size;
+  table.checksum = rocksdb::kXXH3;  // Debian's RocksDB computes CRC32C in software
+  table.format_version = 5;
+  rocksdb::ColumnFamilyOptions cf;
+  cf.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  cf.compression = rocksdb::kNoCompression;
+  cf.write_buffer_size = 16 << 20;
+  cf.level_compaction_dynamic_level_bytes = true;
+  return cf;
+}
+
+rocksdb::DBOptions database_options() {
+  rocksdb::DBOptions db;
+  db.create_if_missing = true;
+  db.create_missing_column_families = true;
+  db.info_log_level = rocksdb::WARN_LEVEL;
+  db.keep_log_file_num = 2;
+  db.max_log_file_size = 1 << 20;
+  db.stats_dump_period_sec = 0;
+  db.stats_persist_period_sec = 0;
+  db.bytes_per_sync = 1 << 20;
+  db.max_background_jobs = 2;
+  db.db_write_buffer_size = 64 << 20;
+  db.max_total_wal_size = 128 << 20;
+  db.skip_stats_update_on_db_open = true;
+  return db;
+}
+
+std::vector<rocksdb::ColumnFamilyDescriptor> column_families() {
+  const auto cache = rocksdb::NewLRUCache(kCacheBytes);
+  rocksdb::ColumnFamilyOptions meta = table_options(cache, 16 << 10);
+  meta.compression = rocksdb::kLZ4Compression;
+  rocksdb::ColumnFamilyOptions files = meta;
+  files.bottommost_compression = rocksdb::kZSTD;
+  rocksdb::ColumnFamilyOptions packs = table_options(cache, 64 << 10);
+  packs.target_file_size_base = kPackFileBytes;
+  packs.write_buffer_size = 32 << 20;
+  packs.max_write_buffer_number = 2;
+  return {{rocksdb::kDefaultColumnFamilyName, meta},
+          {"packs", packs},
+          {"index", table_options(cache, 8 << 10)},
+          {"images", meta},
+          {"files", files}};
+}
+
+void make_directory(const std::string& dir) {
+  std::error_code error;
+  const std::filesystem::path parent = std::filesystem::path(dir).parent_path();
+  if (!parent.empty()) std::filesystem::create_directories(parent, error);
+  // Pages of other users' processes are in it.
+  if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) fail_errno("{}: mkdir", dir);
+  if (!std::filesystem::is_directory(dir, error)) fail(ENOTDIR, "{} is not a directory", dir);
+  if (access(dir.c_str(), R_OK | W_OK | X_OK) != 0) fail_errno("{}", dir);
+}
+
+[[noreturn]] void fail_open(const rocksdb::Status& status, const std::string& dir) {
+  const std::string text = status.ToString();
+  if (status.IsIOError() && text.find("LOCK") != text.npos) {
+    fail(EBUSY, "{}: another ckptfs has this store open", dir);
+  }
+  fail(errno_of(status), "{}: the store cannot be opened: {}", dir, text);
+}
+
+// A newer version may have column families that this one knows nothing of; without them RocksDB refuses to open, so
+// its version is asked for first, without any lock or change.
+void check_version(const std::string& dir) {
+  std::vector<std::string> names;
+  if (!rocksdb::DB::ListColumnFamilies(rocksdb::DBOptions(), dir, &names).ok()) return;  // new
+  const auto known = column_families();
+  for (const std::string& name : names) {
+    const bool found = std::any_of(known.begin(), known.end(), [&](const auto& cf) { return cf.name == name; });
+    if (!found) fail(EPROTONOSUPPORT, "{}: a store of a newer version (it has \"{}\")", dir, name);
+  }
+}
+
+}  // namespace
+
+int errno_of(const rocksdb::Status& status) {
+  if (status.IsNoSpace()) return ENOSPC;
+  if (status.IsNotFound()) return ENOENT;
+  const std::string text = status.ToString();
+  if (text.find("Disk quota exceeded") != text.npos) return EDQUOT;
+  if (text.find("File too large") != text.npos) return EFBIG;
+  return EIO;
+}
+
+Database::Database(const std::string& dir) : dir_(dir) {
+  make_directory(dir);
+  check_version(dir);
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(database_options(), dir, column_families(), &handles, &db);
+  if (!status.ok()) fail_open(status, dir);
+  db_.reset(db);
+  meta = handles[0];
+  packs = handles[1];
+  index = handles[2];
+  images = handles[3];
+  files = handles[4];
+}
+
+Database::~Database() {
+  for (rocksdb::ColumnFamilyHandle* handle : {meta, packs, index, images, files}) {
+    if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
+  }
+  db_->Close();
+}
+
+rocksdb::Options Database::pack_file_options() const {
+  return rocksdb::Options(rocksdb::DBOptions(db_->GetDBOptions()),
+                          rocksdb::ColumnFamilyOptions(db_->GetOptions(packs)));
+}
+
+void Database::write(rocksdb::WriteBatch& batch, bool sync, const std::string& what) {
+  // After a failed write RocksDB refuses all others until it is told that the cause (a full disk) may be gone.
+  if (stuck_.exchange(false) && !db_->Resume().ok()) stuck_ = true;
+  rocksdb::WriteOptions options;
+  options.sync = sync;
+  const rocksdb::Status status = db_->Write(options, &batch);
+  if (!status.ok()) stuck_ = true;
+  check_status(status, "{}", what);
+}
+
+void Database::get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const {
+  out.Reset();
+  const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), packs, pack_key(pack), &out);
+  if (status.ok()) return;
+  fail(EIO, "pack {} is {}: {}", pack, status.IsNotFound() ? "missing" : "damaged", status.ToString());
+}
+
+}  // namespace ckpt

@@ -1,0 +1,65 @@
+// The RocksDB database of a store: options, column families, and the one place that turns its status into an Error.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "engine/base/error.h"
+#include "engine/store/format.h"
+
+namespace ckpt {
+
+/// errno for a status that is not ok.
+int errno_of(const rocksdb::Status& status);
+
+/// Throws Error("OBJECT: text of the status") unless it is ok.
+template <typename... Args>
+void check_status(const rocksdb::Status& status, LocatedFormat<std::type_identity_t<Args>...> format, Args&&... args) {
+  if (status.ok()) return;
+  throw Error(errno_of(status), fmt::format(format.format, std::forward<Args>(args)...) + ": " + status.ToString(),
+              format.where);
+}
+
+/// Thread-safe, as RocksDB is.
+class Database {
+ public:
+  /// Throws Error as open_rocksdb_store.
+  explicit Database(const std::string& dir);
+  ~Database();
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  rocksdb::DB* operator->() const { return db_.get(); }
+  rocksdb::DB& db() const { return *db_; }
+  const std::string& dir() const { return dir_; }
+  /// Options for a table file of packs that is written outside the database, then ingested.
+  rocksdb::Options pack_file_options() const;
+
+  rocksdb::ColumnFamilyHandle* meta = nullptr;
+  rocksdb::ColumnFamilyHandle* packs = nullptr;
+  rocksdb::ColumnFamilyHandle* index = nullptr;
+  rocksdb::ColumnFamilyHandle* images = nullptr;
+  rocksdb::ColumnFamilyHandle* files = nullptr;
+
+  /// Applies a batch; with `sync` it is durable, and all earlier ones with it.
+  void write(rocksdb::WriteBatch& batch, bool sync, const std::string& what);
+  /// The pinned value of a pack. Throws Error(EIO) where it is missing or damaged.
+  void get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const;
+
+ private:
+  std::string dir_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::atomic<bool> stuck_ = false;   // the last write failed
+};
+
+inline std::span<const std::byte> as_span(const rocksdb::Slice& s) {
+  return {reinterpret_cast<const std::byte*>(s.data()), s.size()};
+}
+inline rocksdb::Slice as_slice(std::span<const std::byte> s) {
+  return {reinterpret_cast<const char*>(s.data()), s.size()};
+}
+
+}  // namespace ckpt
