@@ -9,7 +9,7 @@ int errno_of_current_exception(const char* operation) {
     throw;
   } catch (const Error& error) {
     fuse_log(FUSE_LOG_DEBUG, "%s: %s (%s:%u)\n", operation, error.what(), error.where().file,
-             error.where().line;
+             error.where().line);
     // The kernel takes no others as an answer; what lies above is for its own use (ERESTARTSYS, ...).
     return error.err() > 0 && error.err() < 512 ? error.err() : EIO;
   } catch (const std::bad_alloc&) {
