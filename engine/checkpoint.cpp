@@ -1,4 +1,6 @@
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 
@@ -18,6 +20,7 @@
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/layout.h"
 #include "engine/memory/snapshot.h"
+#include "engine/memory_table.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
@@ -31,7 +34,12 @@ using Clock = std::chrono::steady_clock;
 
 std::mutex captured_lock;
 std::condition_variable captured_changed;
-std::map<pid_t, int> captured;           // guarded by captured_lock; tgid -> 1
+std::map<pid_t, bool> captured;          // guarded by captured_lock; tgid -> whether it is still touched
+
+void set_touched(pid_t pid, bool touched) {
+  const std::lock_guard guard(captured_lock);
+  captured[pid] = touched;
+}
 
 class CaptureTurn {
  public:
@@ -43,7 +51,7 @@ class CaptureTurn {
       // A cancel flag wakes nobody: look at it now and then.
       captured_changed.wait_for(guard, std::chrono::milliseconds(20));
     }
-    captured[pid] = 1;
+    captured[pid] = true;
   }
   ~CaptureTurn() {
     const std::lock_guard guard(captured_lock);
@@ -62,13 +70,17 @@ class CaptureTurn {
 class Capture {
  public:
   Capture(Store& store, pid_t pid, const CheckpointOptions& options)
-      : store_(store), pid_(pid), options_(options), proc_dir_(open_proc(pid)) {
+      : store_(store), pid_(pid), options_(options), proc_dir_(open_proc(pid)), memory_(pid, proc_dir_.get()) {
     pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
   }
 
   /// `without`: see SnapshotTarget. Throws SnapshotLost, where another attempt with another strategy is due.
   CheckpointResult run(std::string_view without);
+  bool process_ended() const {
+    pollfd fd = {pid_fd_.get(), POLLIN, 0};
+    return ::poll(&fd, 1, 0) > 0;
+  }
 
  private:
   void check_cancel() const {
@@ -78,7 +90,8 @@ class Capture {
   void prepare_snapshot();
   void capture_stopped(StoppedProcess& process);
   void capture_proc_files(const StoppedProcess& process);
-  void capture_smaps(const StoppedProcess& process);
+  void capture_memory_map();
+  void read_pages();
   void release_snapshot();
   CheckpointResult commit(StoppedProcess& process);
 
@@ -88,8 +101,7 @@ class Capture {
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
   ProcStatus status_;                    // before the stop
-  std::string maps_, smaps_;             // before the stop; smaps_ thinned out
-  std::vector<Vma> vmas_;
+  MemoryTable memory_;
   std::unique_ptr<ImageBuilder> image_;
   std::unique_ptr<Snapshot> snapshot_;
   std::map<std::string, std::string> objects_;
@@ -97,32 +109,11 @@ class Capture {
   uint64_t time_ns_ = 0;
 };
 
-// smaps is long: of each mapping only its line of maps and its VmFlags are kept.
-std::string thin_smaps(std::string_view smaps) {
-  std::string thin;
-  while (!smaps.empty()) {
-    const size_t end = std::min(smaps.find('\n'), smaps.size() - 1);
-    const std::string_view line = smaps.substr(0, end + 1);
-    smaps.remove_prefix(end + 1);
-    // A maps line starts with a lower-case hex digit, a field with an upper-case letter.
-    const bool is_field = line[0] >= 'A' && line[0] <= 'Z';
-    if (!is_field || line.starts_with("VmFlags:")) thin += line;
-  }
-  return thin;
-}
-
-// smaps and the mappings that it was of. Reading smaps takes a while (it walks the page tables).
 void Capture::look_before_the_stop() {
   status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
   refuse_process(pid_, proc_dir_.get(), status_);
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    maps_ = read_file(proc_dir_.get(), "maps");
-    smaps_ = thin_smaps(read_file(proc_dir_.get(), "smaps", 1 << 30));
-    if (maps_ == read_file(proc_dir_.get(), "maps")) break;
-    maps_.clear();                       // changed meanwhile: it is read again in the stop
-  }
-  vmas_ = parse_maps(smaps_, fmt::format("/proc/{}/smaps", pid_));
-  refuse_mappings(pid_, vmas_);
+  memory_.read();
+  refuse_mappings(pid_, memory_.vmas());
   refuse_descriptors(pid_, read_fd_table(pid_, proc_dir_.get()));
 }
 
@@ -134,17 +125,7 @@ void Capture::prepare_snapshot() {
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
   }
   check_cancel();
-  snapshot_->arm(vmas_);
-}
-
-void Capture::capture_smaps(const StoppedProcess& process) {
-  if (process.maps() != maps_) {
-    smaps_ = thin_smaps(read_file(proc_dir_.get(), "smaps", 1 << 30));
-    vmas_ = parse_maps(smaps_, fmt::format("/proc/{}/smaps", pid_));
-    refuse_mappings(pid_, vmas_);
-  }
-  image_->put("maps", process.maps());
-  image_->put("smaps", smaps_);
+  snapshot_->arm(memory_.vmas());
 }
 
 // Our own tracing is not part of the image.
@@ -172,7 +153,8 @@ void Capture::capture_stopped(StoppedProcess& process) {
   time_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   // First what any call of ours could change.
   for (const auto& thread : process.threads()) capture_registers(*image_, "", *thread);
-  capture_smaps(process);
+  memory_.fix(process.maps());
+  refuse_mappings(pid_, memory_.vmas());
   capture_proc_files(process);
 
   CaptureContext ctx;
@@ -187,13 +169,22 @@ void Capture::capture_stopped(StoppedProcess& process) {
   refuse_descriptors(pid_, fds);         // it may have opened something since
   capture_descriptors(ctx, fds);
   capture_rooms(ctx, process.remotes());
-  capture_shared_mappings(ctx, vmas_);
-  capture_mm(ctx, vmas_);
+  capture_shared_mappings(ctx, memory_.vmas());
+  capture_mm(ctx, memory_.vmas());
   check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process.finish_calls();
-  snapshot_->fix(vmas_, process.leader());
+  snapshot_->fix(memory_.vmas(), process.leader());
   process.finish_calls();
+}
+
+void Capture::read_pages() { capture_memory(*snapshot_, memory_.vmas(), *image_, "", options_.cancel); }
+
+void Capture::capture_memory_map() {
+  memory_.complete();
+  refuse_mappings(pid_, memory_.vmas());
+  image_->put("maps", memory_.maps());
+  image_->put("smaps", memory_.smaps());
 }
 
 void Capture::release_snapshot() {
@@ -252,30 +243,29 @@ CheckpointResult Capture::commit(StoppedProcess& process) {
 
 CheckpointResult Capture::run(std::string_view without) {
   const bool goes_on = options_.after == AfterCapture::go_on;
-  objects_.clear();
-  later_.clear();
+  set_touched(pid_, true);
   look_before_the_stop();
   image_ = store_.begin_image(fmt::format("checkpoint of {}", pid_));
-  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .without = without}, vmas_);
+  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .without = without}, memory_.vmas());
   prepare_snapshot();
   check_cancel();
 
   StoppedProcess process(pid_);
   process.stop(options_.cancel);
   capture_stopped(process);
-  if (snapshot_->needs_stop()) capture_memory(*snapshot_, vmas_, *image_, "", options_.cancel);
+  if (snapshot_->needs_stop()) read_pages();
   if (goes_on) process.resume();
-  for (const auto& work : later_) work();
-  if (!snapshot_->needs_stop()) {
-    try {
-      capture_memory(*snapshot_, vmas_, *image_, "", options_.cancel);
-    } catch (...) {
-      if (goes_on) release_snapshot();
-      throw;
-    }
+  try {
+    if (!snapshot_->needs_stop()) read_pages();
+    for (const auto& work : later_) work();
+    capture_memory_map();
+  } catch (...) {
+    if (goes_on) release_snapshot();
+    throw;
   }
   if (goes_on) release_snapshot();
   else snapshot_->release(&process.leader());
+  set_touched(pid_, !goes_on);
 
   const CheckpointResult result = commit(process);
   if (options_.after == AfterCapture::exit) process.kill();
@@ -290,8 +280,13 @@ CheckpointResult capture_with_retries(Store& store, pid_t pid, const CheckpointO
     try {
       return capture.run(without);
     } catch (const SnapshotLost&) {
-      if (!without.empty()) throw;
-      without = "write-protect";
+      // The process has undone what the strategy stood on: the next one. "copy" needs nothing.
+      if (without == "fork") throw;
+      without = without.empty() ? "write-protect" : "fork";
+    } catch (const Error& e) {
+      // Whatever file of /proc it was that could not be read any more.
+      if (capture.process_ended()) fail(ESRCH, "{}: the process has ended ({})", pid, e.sentence());
+      throw;
     }
   }
 }
@@ -300,7 +295,8 @@ CheckpointResult capture_with_retries(Store& store, pid_t pid, const CheckpointO
 
 bool being_captured(pid_t tgid) {
   const std::lock_guard guard(captured_lock);
-  return captured.count(tgid) != 0;
+  const auto it = captured.find(tgid);
+  return it != captured.end() && it->second;
 }
 
 CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options) {

@@ -21,6 +21,11 @@ std::string fd_name(const CaptureContext& ctx, const OpenFd& fd) {
   return fmt::format("{}: fd {}", ctx.pid, fd.fd);
 }
 
+void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds) {
+  ctx.fds = &fds;
+  for (const OpenFd& fd : fds) ctx.fds_by_inode.emplace(std::make_pair(fd.st.st_dev, fd.st.st_ino), &fd);
+}
+
 void throw_refusal(const CaptureContext& ctx, const OpenFd& fd) {
   if (auto why = kind_of(fd).refuse(ctx, fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
 }
@@ -124,7 +129,7 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
   ctx.pid = pid;
   ctx.proc_dir = proc_dir.get();
   ctx.pid_fd = pid_fd.get();
-  ctx.fds = &fds;
+  set_table(ctx, fds);
   for (const OpenFd& fd : fds) {
     if (fd.shares >= 0) continue;
     try {
@@ -138,7 +143,7 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
 
 void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>& fds) {
   CaptureContext ctx = outer;
-  ctx.fds = &fds;
+  set_table(ctx, fds);
   // Handing records to the image can wait until the process goes on; making them cannot.
   auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
   for (const OpenFd& fd : fds) {

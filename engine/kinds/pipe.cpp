@@ -123,8 +123,9 @@ const DescriptorKind& pipe_kind() {
 
 std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const OpenFd& fd) {
   bool read_end = false, write_end = false;
-  for (const OpenFd& other : *ctx.fds) {
-    if (other.st.st_ino != fd.st.st_ino || other.st.st_dev != fd.st.st_dev || !S_ISFIFO(other.st.st_mode)) continue;
+  const auto [begin, end] = ctx.fds_by_inode.equal_range({fd.st.st_dev, fd.st.st_ino});
+  for (auto it = begin; it != end && !(read_end && write_end); ++it) {
+    const OpenFd& other = *it->second;
     if ((other.flags & O_PATH) != 0) continue;
     read_end = read_end || reads(other);
     write_end = write_end || writes(other);

@@ -35,6 +35,7 @@ inline constexpr uint64_t kPageIsFile = 1 << 2;
 inline constexpr uint64_t kPageIsPresent = 1 << 3;
 inline constexpr uint64_t kPageIsSwapped = 1 << 4;
 inline constexpr uint64_t kPageIsPfnZero = 1 << 5;
+inline constexpr uint64_t kPageIsHuge = 1 << 6;
 
 // ---- entries of /proc/PID/pagemap ----
 

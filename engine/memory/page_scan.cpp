@@ -102,6 +102,18 @@ bool PageScanner::scan_runs(Range part, std::vector<Run>& out) const {
   return true;
 }
 
+bool PageScanner::has_huge_page(Range part) const {
+  abi::PageRegion region;
+  abi::PmScanArg arg;
+  arg.start = part.start;
+  arg.end = part.end;
+  arg.vec = reinterpret_cast<uint64_t>(&region);
+  arg.vec_len = 1;
+  arg.max_pages = 1;
+  arg.category_mask = arg.return_mask = abi::kPageIsHuge;
+  return ::ioctl(pagemap_.get(), abi::kPagemapScan, &arg) > 0;
+}
+
 void PageScanner::sort_out_markers(Range swapped, std::vector<Run>& out) const {
   each_entry(swapped, [&](uint64_t address, uint64_t entry) {
     const bool marker = (entry & abi::kPmGuard) != 0 ||

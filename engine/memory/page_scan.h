@@ -32,6 +32,9 @@ class PageScanner {
   /// (write-protection of an absent page, a guard region) are no content.
   std::vector<Range> content(Range part) const;
 
+  /// True where a page of `part` is part of a huge page that is mapped as one. False without PAGEMAP_SCAN.
+  bool has_huge_page(Range part) const;
+
   /// True where the kernel has PAGEMAP_SCAN.
   static bool kernel_can_scan();
 

@@ -12,6 +12,12 @@ RemoteMemory::RemoteMemory(pid_t pid, bool only_mem) : pid_(pid), only_mem_(only
 }
 
 void RemoteMemory::read(uint64_t from, std::span<std::byte> to) const {
+  const int err = try_read(from, to);
+  if (err == ESRCH) fail(ESRCH, "{}: the process has ended", pid_);
+  if (err != 0) fail(err, "{}: reading memory at {:#x}: {}", pid_, from, errno_text(err));
+}
+
+int RemoteMemory::try_read(uint64_t from, std::span<std::byte> to) const noexcept {
   while (!to.empty()) {
     ssize_t got = -1;
     if (!only_mem_) {
@@ -21,12 +27,13 @@ void RemoteMemory::read(uint64_t from, std::span<std::byte> to) const {
     }
     if (got <= 0) got = ::pread(mem_.get(), to.data(), to.size(), static_cast<off_t>(from));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail_errno("{}: reading memory at {:#x}", pid_, from);
+    if (got < 0) return errno;
     // The file reads as empty once the address space is gone (fs/proc/base.c, mem_rw).
-    if (got == 0) fail(ESRCH, "{}: the process has ended", pid_);
+    if (got == 0) return ESRCH;
     from += static_cast<uint64_t>(got);
     to = to.subspan(static_cast<size_t>(got));
   }
+  return 0;
 }
 
 void RemoteMemory::write(uint64_t to, std::span<const std::byte> from) const {

@@ -20,6 +20,8 @@ class RemoteMemory {
 
   /// Exactly to.size() bytes or Error: ESRCH (ended), EIO (not readable).
   void read(uint64_t from, std::span<std::byte> to) const;
+  /// As read(), but returns 0 or the errno.
+  int try_read(uint64_t from, std::span<std::byte> to) const noexcept;
   /// Goes through read-only private mappings as well. Error: ESRCH, EIO.
   void write(uint64_t to, std::span<const std::byte> from) const;
 

@@ -128,46 +128,31 @@ struct RemoteSyscall::Borrowed {
   uint64_t mask = 0;
   user_regs_struct calling{};          // base for our calls
   RemotePtr scratch;
-  RemotePtr from_main_stack;           // start of the piece in site.borrowed, 0 for none
   RemotePtr bytes_at;
   std::vector<std::byte> bytes;        // what stood where the frame and the scratch memory are
 };
 
 namespace {
 
-struct Place {
-  uint64_t low = 0;                    // of a block of the size asked for
-  bool borrowed = false;
-};
-
 uint64_t align_down(uint64_t value, uint64_t to) { return value & ~(to - 1); }
 
-// A stack made by mmap for a thread ends in a guard page; memory of a heap does not.
+// A stack made by mmap for a thread ends in guard pages; memory of a heap does not (malloc's arenas have large reserves
+// of the kind between them).
 bool has_guard_below(const std::vector<Mapping>& mappings, const Mapping& m) {
+  constexpr uint64_t kLargestGuard = 1 << 20;
   if (&m == mappings.data()) return false;
   const Mapping& below = *(&m - 1);
-  return below.end == m.start && !below.readable && !below.writable && !below.executable;
+  return below.end == m.start && !below.readable && !below.writable && !below.executable &&
+         below.end - below.start <= kLargestGuard;
 }
 
-Place find_place(pid_t pid, pid_t tid, InjectionSite& site, uint64_t rsp, size_t size) {
+/// Whether `size` bytes from `low` up to the red zone below `rsp` are known to be nobody's.
+bool is_dead_stack(const InjectionSite& site, uint64_t rsp, uint64_t low) {
   const Mapping* stack = mapping_at(site.mappings, rsp);
-  const uint64_t low = align_down(rsp - kRedZone - size, 64);
-  if (stack != nullptr && stack->writable && !stack->shared) {
-    // The main stack grows when it is written to below its end (through /proc/PID/mem).
-    if (stack->path == "[stack]") return {low, false};
-    if (low >= stack->start && has_guard_below(site.mappings, *stack)) return {low, false};
-  }
-  for (const Mapping& m : site.mappings) {
-    if (m.path != "[stack]") continue;
-    const uint64_t step = (size + 4095) & ~4095ull;
-    for (uint64_t at = m.start; at + step <= m.end; at += step) {
-      if (site.borrowed.insert(at).second) return {at, true};
-    }
-  }
-  if (stack == nullptr || !stack->writable || low < stack->start) {
-    fail(EOPNOTSUPP, "{}: thread {} has no stack at its stack pointer {:#x}", pid, tid, rsp);
-  }
-  return {low, false};
+  if (stack == nullptr || !stack->writable || stack->shared) return false;
+  // The main stack grows when it is written to below its end (through /proc/PID/mem).
+  if (stack->path == "[stack]") return true;
+  return low >= stack->start && has_guard_below(site.mappings, *stack);
 }
 
 }  // namespace
@@ -194,6 +179,36 @@ uint64_t rseq_resume_ip(const Tracee& tracee, uint64_t ip) {
 
 RemoteSyscall::RemoteSyscall(Tracee& tracee, InjectionSite& site) : tracee_(tracee), site_(site) {}
 
+// A piece at the far end of the main thread's stack, well below what that thread uses. Where all are lent, the thread
+// that has had one longest gives it back: its next call prepares it again.
+RemotePtr RemoteSyscall::borrow_main_stack(size_t size) const {
+  constexpr uint64_t kKeepOff = 32 << 10;      // for the main thread's own frame
+  constexpr uint64_t kUnknown = 32 << 10;      // believed to be unused, where the main thread is on another stack
+  const auto stack = std::find_if(site_.mappings.begin(), site_.mappings.end(),
+                                  [](const Mapping& m) { return m.path == "[stack]"; });
+  if (stack == site_.mappings.end()) return {};
+  const bool on_it = site_.main_rsp >= stack->start && site_.main_rsp < stack->end;
+  const uint64_t end = on_it ? std::max(stack->start, site_.main_rsp - std::min(site_.main_rsp, kKeepOff))
+                             : std::min(stack->end, stack->start + kUnknown);
+  // XSAVE areas of one process are about of one size; pieces are all as large as the largest may be.
+  const uint64_t step = 16 << 10;
+  if (size > step) return {};
+  for (;;) {
+    for (uint64_t at = stack->start; at + step <= end; at += step) {
+      const auto same = [at](const auto& piece) { return piece.first == at; };
+      if (std::any_of(site_.lent.begin(), site_.lent.end(), same)) continue;
+      site_.lent.emplace_back(at, const_cast<RemoteSyscall*>(this));
+      return {at};
+    }
+    if (site_.lent.empty()) return {};
+    site_.lent.front().second->finish();
+  }
+}
+
+void RemoteSyscall::give_back() const {
+  std::erase_if(site_.lent, [this](const auto& piece) { return piece.second == this; });
+}
+
 RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   if (borrowed_) return *borrowed_;
   auto b = std::make_unique<Borrowed>();
@@ -204,9 +219,12 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   // From high to low: XSAVE area, frame, scratch memory.
   const size_t area_size = (xsave_area_bytes(xsave) + 63) & ~63ull;
   const size_t frame_size = (signal_frame_bytes() + 63) & ~63ull;
-  const Place place = find_place(pid(), tid(), site_, b->regs.rsp, kScratch + frame_size + area_size);
-  b->scratch = {place.low};
-  if (place.borrowed) b->from_main_stack = b->scratch;
+  const size_t size = kScratch + frame_size + area_size;
+  b->scratch = {align_down(b->regs.rsp - kRedZone - size, 64)};
+  if (!is_dead_stack(site_, b->regs.rsp, b->scratch.addr)) {
+    // Without any main stack the bytes below the stack pointer have to do: they are put back, if we live.
+    if (const RemotePtr piece = borrow_main_stack(size); piece.addr != 0) b->scratch = piece;
+  }
   const RemotePtr frame = b->scratch + kScratch;
   const RemotePtr area = frame + frame_size;
   const SignalFrame made = make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)), b->mask, xsave,
@@ -235,7 +253,7 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
     tracee_.set_registers(b->calling);
     tracee_.set_signal_mask(kAllSignals);
   } catch (...) {
-    site_.borrowed.erase(b->from_main_stack.addr);
+    give_back();
     throw;
   }
   borrowed_ = std::move(b);
@@ -284,7 +302,7 @@ void RemoteSyscall::finish() {
   }
   own_changed_ = false;
   const std::unique_ptr<Borrowed> b = std::move(borrowed_);
-  site_.borrowed.erase(b->from_main_stack.addr);
+  give_back();
   // The mask first: with it gone wrong in the middle, the frame still brings both back.
   tracee_.set_signal_mask(b->mask);
   tracee_.set_registers(b->regs);

@@ -32,8 +32,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/process/procfs.h"
@@ -42,12 +42,16 @@
 
 namespace ckpt {
 
+class RemoteSyscall;
+
 /// Where in a process code for injection stands, and which memory there is. One for all threads; not thread-safe.
 struct InjectionSite {
   RemotePtr syscall_ret;               ///< `syscall; ret`
   RemotePtr restorer;                  ///< `mov $15, %eax; syscall`: rt_sigreturn; 0 where the process has none
   std::vector<Mapping> mappings;
-  std::set<uint64_t> borrowed;         ///< start addresses of the pieces of the main stack in use
+  uint64_t main_rsp = 0;               ///< stack pointer of the main thread, 0 where not known
+  /// Pieces at the low end of the main stack, lent to threads on stacks of unknown bounds; oldest first.
+  std::vector<std::pair<uint64_t, RemoteSyscall*>> lent;
   /// False where a death of ours would kill the process: there is no code for a return.
   bool survives_us() const { return restorer.addr != 0; }
 };
@@ -87,6 +91,8 @@ class RemoteSyscall : public Remote {
  private:
   struct Borrowed;                     // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
+  RemotePtr borrow_main_stack(size_t size) const;
+  void give_back() const;
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;   // from what the thread has: to be set
   mutable user_regs_struct own_{};

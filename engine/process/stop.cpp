@@ -100,6 +100,7 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     throw;
   }
   try {
+    site_.main_rsp = tracees_.front()->registers().rsp;
     for (const auto& thread : tracees_) {
       remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
       pointers_.push_back(remotes_.back().get());

@@ -4,7 +4,8 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 
-#include <fstream>
+#include <thread>
+#include <vector>
 
 #include "engine/base/record.h"
 #include "engine/engine.h"
@@ -179,6 +180,95 @@ TEST_F(CheckpointTest, ACancelledOneLeavesNothing) {
   EXPECT_TRUE(store_.stored.empty());
   EXPECT_TRUE(goes_on(*beat));
   EXPECT_FALSE(being_captured(child.pid()));
+}
+
+int beat_in_threads(Beat* beat) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([beat, i] {
+      std::vector<char> mine(1 << 20, static_cast<char>(i + 1));
+      ++beat->ready;
+      for (;;) {
+        ++beat->count;
+        ++mine[beat->count % mine.size()];
+        if (i == 2) ::usleep(50);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  return 0;
+}
+
+TEST_F(CheckpointTest, TheProcessOutlivesACheckpointKilledAtAnyMoment) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_in_threads(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 3; }));
+  const std::string maps = read_file(fmt::format("/proc/{}/maps", child.pid()));
+  unsigned seed = static_cast<unsigned>(child.pid());
+  for (int round = 0; round < 60; ++round) {
+    Shared<Beat> working;
+    Child daemon([&]() -> int {
+      working->ready = 1;
+      for (;;) {
+        MemoryStore store;
+        checkpoint(store, child.pid(), Caller::self(), {});
+        ++working->count;
+      }
+    });
+    ASSERT_TRUE(eventually([&] { return working->ready == 1; }));
+    ::usleep(static_cast<unsigned>(::rand_r(&seed)) % 30'000);
+    ::kill(daemon.pid(), SIGKILL);
+    daemon.join();
+    ASSERT_TRUE(goes_on(*beat)) << "round " << round;
+    ASSERT_TRUE(child.alive()) << "round " << round;
+  }
+  EXPECT_EQ(read_file(fmt::format("/proc/{}/maps", child.pid())), maps);
+  const UniqueFd dir = open_proc(child.pid());
+  EXPECT_TRUE(list_children(dir.get()).empty());
+  EXPECT_EQ(refused(child.pid()), 0);
+}
+
+TEST_F(CheckpointTest, TwoOfOneProcessTakeTurns) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_in_threads(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 3; }));
+  std::vector<std::thread> writers;
+  std::atomic<int> done{0};
+  for (const char* name : {"a", "b", "c"}) {
+    writers.emplace_back([&, name] {
+      MemoryStore store;
+      checkpoint(store, child.pid(), Caller::self(), options(AfterCapture::go_on, name));
+      ++done;
+    });
+  }
+  for (auto& writer : writers) writer.join();
+  EXPECT_EQ(done, 3);
+  EXPECT_TRUE(goes_on(*beat));
+}
+
+TEST_F(CheckpointTest, APlainUserTakesOnlyHisOwn) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  Caller user;
+  user.uid = ::getuid() + 1000;
+  user.gid = ::getgid() + 1000;
+  try {
+    checkpoint(store_, child.pid(), user, {});
+    ADD_FAILURE() << "somebody else's process was checkpointed";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EPERM);
+  }
+  EXPECT_TRUE(store_.stored.empty());
 }
 
 }  // namespace

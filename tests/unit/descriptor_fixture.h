@@ -95,6 +95,7 @@ class DescriptorTest : public ::testing::Test {
     ctx.pid = getpid();
     ctx.caller = caller_;
     ctx.objects = &restored_objects_;
+    ctx.give = [](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3000); };
     return ctx;
   }
 
@@ -106,11 +107,11 @@ class DescriptorTest : public ::testing::Test {
       UniqueFd high(fcntl(file.get(), F_DUPFD_CLOEXEC, 2000));
       file = std::move(high);
     }
+    restored_objects_.clear();  // their numbers may be among those
     for (const RestoredFd& fd : fds.fds) {
       ASSERT_EQ(dup3(fds.files[static_cast<size_t>(fd.file)].get(), fd.fd, fd.cloexec ? O_CLOEXEC : 0), fd.fd);
     }
     fds.files.clear();
-    restored_objects_.clear();
     finish_descriptors(ctx, fds, remote_);
   }
 

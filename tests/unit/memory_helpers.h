@@ -114,6 +114,16 @@ class MapImage : public ImageSink, public ImageSource {
     for (const auto& [path, content] : files_) total += content.size();
     return total;
   }
+  /// Bytes stored of a range.
+  uint64_t stored_within(Range within) const {
+    uint64_t total = 0;
+    for (const auto& [path, content] : files_) {
+      const Range range = parse_range_name(path.substr(path.rfind('/') + 1), path);
+      const uint64_t start = std::max(range.start, within.start), end = std::min(range.end, within.end);
+      if (start < end) total += end - start;
+    }
+    return total;
+  }
   /// The byte at an address, from whichever segment holds it; nothing where none does.
   std::optional<std::string_view> bytes_at(const void* address, uint64_t length) const {
     const auto a = reinterpret_cast<uint64_t>(address);

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "tools/ckpt/session.h"
+#include "tools/ckpt/text.h"
 
 namespace ckpt::tool {
 

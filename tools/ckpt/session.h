@@ -7,6 +7,7 @@
 
 #include "engine/image/image.h"
 #include "engine/store/store.h"
+#include "tools/ckpt/text.h"
 
 namespace ckpt::tool {
 
@@ -44,13 +45,5 @@ class Session {
   std::string mount_;
   std::shared_ptr<Store> store_;
 };
-
-/// Mount points of type fuse.ckptfs in the text of /proc/self/mountinfo.
-std::vector<std::string> ckptfs_mounts(std::string_view mountinfo);
-
-/// "1.5 GiB", with three figures.
-std::string human_bytes(uint64_t bytes);
-/// "1.5 ms", with three figures.
-std::string human_time(uint64_t ns);
 
 }  // namespace ckpt::tool
