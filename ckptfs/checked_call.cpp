@@ -8,8 +8,8 @@ int errno_of_current_exception(const char* operation) {
   try {
     throw;
   } catch (const Error& error) {
-    fuse_log(FUSE_LOG_DEBUG, "%s: %s (%s:%u)\n", operation, error.what(), error.where().file_name(),
-             static_cast<unsigned>(error.where().line()));
+    fuse_log(FUSE_LOG_DEBUG, "%s: %s (%s:%u)\n", operation, error.what(), error.where().file,
+             error.where().line);
     // The kernel takes no others as an answer; what lies above is for its own use (ERESTARTSYS, ...).
     return error.err() > 0 && error.err() < 512 ? error.err() : EIO;
   } catch (const std::bad_alloc&) {

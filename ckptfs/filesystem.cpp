@@ -66,7 +66,7 @@ Filesystem::Filesystem(Store& store, std::string store_dir, CoreFactory cores)
   root->add("cores", S_IFDIR, std::make_shared<CoresDir>(catalog_, std::move(cores)));
   root->add("restore", S_IFDIR, std::make_shared<DropBox>(store, log_, counters_));
   root->add("stats", S_IFREG, std::make_shared<TextNode>(kStatsIno, 0444, ::geteuid(), ::getegid(),
-                                                [this] { return stats(); }));
+                                                         [this] { return stats(); }));
   inodes_ = std::make_unique<InodeTable>(root);
 }
 

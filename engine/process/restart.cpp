@@ -15,7 +15,6 @@ namespace {
 // The calls that use current->restart_block: kernel/time/{hrtimer,alarmtimer,posix-cpu-timers}.c, fs/select.c, futex.
 constexpr std::array<long, 4> kRestartBlockCalls = {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex};
 
-
 constexpr std::array<long, 12> kNeverRestarted = {
     SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
     SYS_io_getevents, SYS_io_pgetevents, SYS_accept, SYS_accept4, SYS_recvfrom, SYS_recvmsg};
@@ -30,6 +29,13 @@ user_regs_struct undo_interruption(const user_regs_struct& regs) {
     undone.rax = static_cast<unsigned long long>(-514);
   }
   return undone;
+}
+
+user_regs_struct sleep_the_rest(user_regs_struct regs, long repeat_nr) {
+  if (static_cast<long>(regs.rax) != -516) return regs;
+  if (repeat_nr == SYS_nanosleep && regs.rsi != 0) regs.rdi = regs.rsi;
+  if (repeat_nr == SYS_clock_nanosleep && regs.r10 != 0) regs.rdx = regs.r10;
+  return regs;
 }
 
 long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs) {

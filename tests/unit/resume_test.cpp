@@ -200,6 +200,38 @@ TEST_F(ResumeTest, AThreadIdInUseLeavesNothing) {
   EXPECT_TRUE(running());
 }
 
+// Whoever resumes is killed at many instants: what he was making goes with him, or runs whole.
+TEST_F(ResumeTest, TheDeathOfTheResumerLeavesNothingHalfMade) {
+  start({"python3", "-c", kCounter, path("out")});
+  ASSERT_TRUE(eventually([&] { return fs::exists(path("out")) && fs::file_size(path("out")) > 500; }));
+  auto image = freeze();
+  const pid_t pid = pid_;
+  for (int delay_us = 0; delay_us < 12000; delay_us += 400) {
+    const auto size = fs::file_size(path("out"));
+    const pid_t resumer = ::fork();
+    if (resumer == 0) {
+      resume(*image, Caller::self(), {});
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(delay_us));
+    ::kill(resumer, SIGKILL);
+    ::waitpid(resumer, nullptr, 0);
+    // A half-made one ends at once; it is ours to reap, as we are the subreaper.
+    const bool runs = eventually([&] {
+      return ::waitpid(pid, nullptr, WNOHANG) != 0 || fs::file_size(path("out")) > size + 200;
+    }) && exists(pid);
+    if (runs) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
+    while (::waitpid(-1, nullptr, __WALL) > 0) {
+    }
+    ASSERT_FALSE(exists(pid));
+    fs::resize_file(path("out"), size);
+  }
+  pid_ = 0;
+}
+
 TEST_F(ResumeTest, APidInUseIsNamed) {
   start({"sleep", "1000"});
   ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
