@@ -1,4 +1,5 @@
-// What every fuzz target does: hand the input to a parser, of which only an Error with a reason is a right refusal.
+// What every fuzz target does: hand the input to a parser, of which only an Error with a reason is a right
+// refusal.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The input is a whole image: files as "PATH SIZE\n" followed by as many bytes of content. Segment names, maps,
-// registers and status are read by the core; whatever it makes of them can be read to its end.
+// The input is a whole image: files as "PATH SIZE\n" followed by as many bytes of content. Segment names,
+// maps, registers and status are read by the core; whatever it makes of them can be read to its end.
 #include <cstdlib>
 
 #include "engine/base/record.h"

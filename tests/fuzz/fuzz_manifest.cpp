@@ -10,6 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (!ckpt::valid_image_path(path)) std::abort();
     }
     const ckpt::Manifest again = ckpt::Manifest::parse(manifest.to_json(), "again");
-    if (again.files.size() != manifest.files.size() || again.header.pids != manifest.header.pids) std::abort();
+    if (again.files.size() != manifest.files.size() || again.header.pids != manifest.header.pids)
+      std::abort();
   });
 }

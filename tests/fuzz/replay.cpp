@@ -1,5 +1,5 @@
-// Runs a fuzz target on every file of its corpus, and on damaged copies of each: cut short at every place, and with
-// single bytes changed.
+// Runs a fuzz target on every file of its corpus, and on damaged copies of each: cut short at every place,
+// and with single bytes changed.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>

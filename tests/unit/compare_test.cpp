@@ -21,7 +21,7 @@ void fill(MemoryImage& image) {
 TEST(CompareImages, EqualImagesAreTheSame) {
   MemoryImage a, b;
   fill(a), fill(b);
-  b.content("manifest") = "{ }";   // times differ always
+  b.content("manifest") = "{ }";  // times differ always
   EXPECT_TRUE(compare_images(a, b).same());
 }
 

@@ -12,12 +12,14 @@
 namespace ckpt {
 namespace {
 
-constexpr char kStatus[] = "Name:\tcounter\nTgid:\t100\nPid:\t100\nPPid:\t1\nUid:\t5\t5\t5\t5\nNSpgid:\t100\nNSsid:\t100\n";
+constexpr char kStatus[] =
+    "Name:\tcounter\nTgid:\t100\nPid:\t100\nPPid:\t1\nUid:\t5\t5\t5\t5\nNSpgid:\t100\nNSsid:\t100\n";
 
 std::string registers(uint64_t rip) {
   Record r;
-  for (const char* name : {"r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
-                           "rsi", "rdi", "orig_rax", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base"}) {
+  for (const char* name :
+       {"r15", "r14", "r13", "r12", "rbp",      "rbx", "r11",    "r10", "r9", "r8",      "rax",
+        "rcx", "rdx", "rsi", "rdi", "orig_rax", "cs",  "eflags", "rsp", "ss", "fs_base", "gs_base"}) {
     r.add_hex(name, 7);
   }
   r.add_hex("rip", rip);
@@ -118,13 +120,16 @@ TEST(ElfCore, LoadsCoverEveryMapping) {
   uint64_t file = 0, heap = 0, untouched = 0;
   for (const Elf64_Phdr& p : program_headers(core)) {
     if (p.p_type != PT_LOAD) continue;
-    if (p.p_vaddr < 0x20000) file += p.p_memsz;
-    else if (p.p_vaddr < 0x30000) heap += p.p_filesz;
-    else untouched += p.p_memsz + p.p_filesz;
+    if (p.p_vaddr < 0x20000)
+      file += p.p_memsz;
+    else if (p.p_vaddr < 0x30000)
+      heap += p.p_filesz;
+    else
+      untouched += p.p_memsz + p.p_filesz;
   }
   EXPECT_EQ(file, 0x4000u);
-  EXPECT_EQ(heap, 0x5000u);        // the hole in touched anonymous memory reads as zeros
-  EXPECT_EQ(untouched, 0x8000u);   // nothing of it in the file
+  EXPECT_EQ(heap, 0x5000u);       // the hole in touched anonymous memory reads as zeros
+  EXPECT_EQ(untouched, 0x8000u);  // nothing of it in the file
 }
 
 TEST(ElfCore, ReadsMemoryAcrossPieces) {
@@ -144,7 +149,8 @@ TEST(ElfCore, ReadsAsAWholeTheSameAsByteByByte) {
   std::string whole(core.size(), '\0'), pieces(core.size(), '\0');
   core.read(0, std::as_writable_bytes(std::span(whole)));
   for (size_t i = 0; i < pieces.size(); i += 777) {
-    core.read(i, std::as_writable_bytes(std::span(pieces).subspan(i, std::min<size_t>(777, pieces.size() - i))));
+    core.read(i,
+              std::as_writable_bytes(std::span(pieces).subspan(i, std::min<size_t>(777, pieces.size() - i))));
   }
   EXPECT_TRUE(whole == pieces);
   std::byte beyond{};

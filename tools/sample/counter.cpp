@@ -1,5 +1,6 @@
-// A program to try a checkpoint on: two threads that count, one into a file, one in memory. It keeps what it counts in
-// memory only, so that a program that began anew would be seen to: the file goes on by one a line, or it does not.
+// A program to try a checkpoint on: two threads that count, one into a file, one in memory. It keeps what it
+// counts in memory only, so that a program that began anew would be seen to: the file goes on by one a line,
+// or it does not.
 //
 //   ckpt-sample FILE [LIMIT]     writes "N M" lines, N counting up by one; ends at LIMIT, or never
 #include <chrono>
@@ -48,7 +49,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const unsigned long limit = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 0;
-  std::FILE* out = std::fopen(argv[1], "a");   // a program that goes back in time writes on at the end
+  std::FILE* out = std::fopen(argv[1], "a");  // a program that goes back in time writes on at the end
   if (!out) {
     std::perror(argv[1]);
     return 1;
