@@ -80,6 +80,14 @@ DeleteCommand parse_delete(const std::vector<std::string>& words) {
   return command;
 }
 
+/// For verbs whose argument is one of two words: whether it is the second.
+bool is_second_of(const std::vector<std::string>& words, std::string_view first, std::string_view second) {
+  if (words.size() != 2 || (words[1] != first && words[1] != second)) {
+    fail(EINVAL, "{}: one word must follow, {} or {}", words[0], first, second);
+  }
+  return words[1] == second;
+}
+
 bool is_text(std::string_view line) {
   return std::ranges::none_of(line, [](char c) {
     const auto byte = static_cast<unsigned char>(c);
@@ -110,6 +118,8 @@ Command parse_command(std::string_view line) {
   if (words.empty()) fail(EINVAL, "ctl: the line is empty");
   if (words[0] == "restore") return parse_restore(words);
   if (words[0] == "delete") return parse_delete(words);
+  if (words[0] == "gc") return GcCommand{is_second_of(words, "now", "dry-run")};
+  if (words[0] == "check") return CheckCommand{is_second_of(words, "sampled", "full")};
   if (words[0][0] >= '0' && words[0][0] <= '9') return parse_checkpoint(words);
   fail(EINVAL, "ctl: unknown word '{}'", shown(words[0]));
 }

@@ -3,6 +3,8 @@
 //   1234 exit name=before-upgrade
 //   restore 1234 stopped
 //   delete 1234@1
+//   gc now|dry-run
+//   check sampled|full
 //
 // Only text is decided here: nothing is looked up, nothing is run. Hostile input is expected.
 #pragma once
@@ -33,7 +35,17 @@ struct DeleteCommand {
   std::string name;
 };
 
-using Command = std::variant<CheckpointCommand, RestoreCommand, DeleteCommand>;
+/// Free the pages that no image refers to.
+struct GcCommand {
+  bool dry_run = false;   ///< only count them
+};
+
+/// Compare the store's pages with their digests.
+struct CheckCommand {
+  bool full = false;      ///< every one, not one in a hundred
+};
+
+using Command = std::variant<CheckpointCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
 
 /// Longest line in bytes, without its newline.
 inline constexpr size_t kMaxCommandLine = 4096;

@@ -1,5 +1,8 @@
 #include "ckptfs/commands.h"
 
+#include <fmt/ranges.h>
+#include <unistd.h>
+
 #include "engine/engine.h"
 
 namespace ckpt {
@@ -7,6 +10,17 @@ namespace ckpt {
 namespace {
 
 double milliseconds(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
+
+/// The whole store is the business of root, and of who runs this daemon.
+void check_may_keep_store(const Caller& caller, const char* verb) {
+  if (caller.uid != 0 && caller.uid != ::geteuid()) {
+    fail(EPERM, "{}: only root and the user who mounted this filesystem may do that", verb);
+  }
+}
+
+Progress until(const CancelFlag* cancel) {
+  return [cancel](uint64_t, uint64_t) { return cancel == nullptr || !*cancel; };
+}
 
 }  // namespace
 
@@ -59,6 +73,25 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
 std::string Commands::run(const DeleteCommand& command, const Caller& caller, const CancelFlag*) {
   catalog_.remove(command.name, caller.uid);
   return fmt::format("delete {}: deleted", command.name);
+}
+
+std::string Commands::run(const GcCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  check_may_keep_store(caller, "gc");
+  const GcResult result = catalog_.store().collect_garbage(command.dry_run, until(cancel));
+  return fmt::format("gc: {} {} pages in {} packs deleted and {} rewritten",
+                     command.dry_run ? "would free" : "freed", result.pages_freed, result.packs_deleted,
+                     result.packs_rewritten);
+}
+
+std::string Commands::run(const CheckCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  check_may_keep_store(caller, "check");
+  const auto level = command.full ? Store::CheckLevel::full : Store::CheckLevel::sampled;
+  const CheckResult result = catalog_.store().check(level, until(cancel));
+  if (!result.damage.empty()) {
+    fail(EIO, "check: {} of {} pages and {} files are damaged: {}", result.damage.size(), result.pages_checked,
+         result.files_checked, fmt::join(result.damage, "; "));
+  }
+  return fmt::format("check: {} pages and {} files checked, all good", result.pages_checked, result.files_checked);
 }
 
 }  // namespace ckpt

@@ -25,6 +25,8 @@ class Commands {
   std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
   std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
   std::string run(const DeleteCommand&, const Caller&, const CancelFlag*);
+  std::string run(const GcCommand&, const Caller&, const CancelFlag*);
+  std::string run(const CheckCommand&, const Caller&, const CancelFlag*);
 
   Catalog& catalog_;
   CommandLog& log_;

@@ -23,4 +23,7 @@ class CoreSource {
 using CoreFactory =
     std::function<std::shared_ptr<const CoreSource>(std::shared_ptr<const StoredImage> image, int pid)>;
 
+/// The factory that ckptfs uses: ElfCore.
+std::shared_ptr<const CoreSource> elf_core_of(std::shared_ptr<const StoredImage> image, int pid);
+
 }  // namespace ckpt

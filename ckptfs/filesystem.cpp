@@ -18,8 +18,7 @@ class RootDir : public Node {
  public:
   explicit RootDir(Commands& commands) : Node(kRootIno), commands_(commands) {}
 
-  void add(const std::string& name, NodePtr node) {
-    const mode_t type = node->stat().st_mode & S_IFMT;
+  void add(const std::string& name, mode_t type, NodePtr node) {
     children_.emplace(name, Child{std::move(node), type});
   }
 
@@ -63,11 +62,11 @@ Filesystem::Filesystem(Store& store, std::string store_dir, CoreFactory cores)
       commands_(catalog_, log_, counters_),
       images_{catalog_, {}, {}, {}} {
   const auto root = std::make_shared<RootDir>(commands_);
-  root->add("images", std::make_shared<ImagesDir>(images_, log_, counters_));
-  root->add("cores", std::make_shared<CoresDir>(catalog_, std::move(cores)));
-  root->add("restore", std::make_shared<DropBox>(store, log_, counters_));
-  root->add("stats", std::make_shared<TextNode>(kStatsIno, 0444, ::geteuid(), ::getegid(),
-                                                [this] { return stats(); }));
+  root->add("images", S_IFDIR, std::make_shared<ImagesDir>(images_, log_, counters_));
+  root->add("cores", S_IFDIR, std::make_shared<CoresDir>(catalog_, std::move(cores)));
+  root->add("restore", S_IFDIR, std::make_shared<DropBox>(store, log_, counters_));
+  root->add("stats", S_IFREG, std::make_shared<TextNode>(kStatsIno, 0444, ::geteuid(), ::getegid(),
+                                                         [this] { return stats(); }));
   inodes_ = std::make_unique<InodeTable>(root);
 }
 

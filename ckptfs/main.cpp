@@ -7,6 +7,7 @@
 #include <exception>
 #include <filesystem>
 
+#include "ckptfs/core_source.h"
 #include "ckptfs/daemon.h"
 #include "ckptfs/filesystem.h"
 #include "ckptfs/options.h"
@@ -28,7 +29,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
   const ckpt::BlockedSignals blocked;
   make_store_directory(options.store);
   const auto store = ckpt::open_rocksdb_store(options.store);
-  ckpt::Filesystem filesystem(*store, options.store, {});
+  ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
   ckpt::Session session(args, options, filesystem);
   background.ready();
   return session.serve();

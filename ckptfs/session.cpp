@@ -1,5 +1,6 @@
 #include "ckptfs/session.h"
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <memory>
@@ -82,7 +83,8 @@ int Session::serve() {
     // Whatever may wait has a worker of its own; these threads copy pages and answer from memory.
     constexpr unsigned kThreads = 32;
     fuse_loop_cfg_set_clone_fd(config.get(), options_.clone_fd ? 1 : 0);
-    fuse_loop_cfg_set_max_threads(config.get(), options_.max_threads != 0 ? options_.max_threads : kThreads);
+    // libfuse's own default, 10, cannot be told from a wish; -s is there for whoever wants one thread.
+    fuse_loop_cfg_set_max_threads(config.get(), std::max(options_.max_threads, kThreads));
     fuse_loop_cfg_set_idle_threads(config.get(), kThreads);
     result = fuse_session_loop_mt(session_, config.get());
   }

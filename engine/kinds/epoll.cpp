@@ -88,18 +88,40 @@ class EpollKind : public DescriptorKind {
   }
 
   void finish(const RestoreContext&, const Record& record, int fd, Remote& leader) const override {
-    for (const std::string& text : record.all("watch")) {
-      const Watch watch = parse_watch(text, record.where());
-      epoll_event event = {};
-      event.events = watch.events;
-      event.data.u64 = watch.data;
-      const RemotePtr at = leader.put(event);
-      const long result = leader.syscall(SYS_epoll_ctl, static_cast<uint64_t>(fd), EPOLL_CTL_ADD,
-                                         static_cast<uint64_t>(watch.fd), at.addr);
-      if (result >= 0) continue;
-      const int err = static_cast<int>(-result);
-      fail(err, "{}: watching descriptor {}: {}", record.where(), watch.fd, errno_text(err));
+    std::vector<Watch> watches;
+    for (const std::string& text : record.all("watch")) watches.push_back(parse_watch(text, record.where()));
+    // First those that have had their one shot: while they are alone, only their own events can come.
+    for (const Watch& watch : watches) {
+      if (!is_spent(watch)) continue;
+      Watch armed = watch;
+      armed.events |= EPOLLIN | EPOLLOUT;
+      control(record, fd, EPOLL_CTL_ADD, armed, leader);
+      // Delivery disarms it wholly. Where nothing is ready EPOLLERR and EPOLLHUP stay armed: epoll_ctl always adds them.
+      if (leader.syscall(SYS_epoll_wait, static_cast<uint64_t>(fd), leader.scratch().addr, 1, 0) != 1) {
+        control(record, fd, EPOLL_CTL_MOD, watch, leader);
+      }
     }
+    for (const Watch& watch : watches) {
+      if (!is_spent(watch)) control(record, fd, EPOLL_CTL_ADD, watch, leader);
+    }
+  }
+
+ private:
+  static bool is_spent(const Watch& watch) {
+    constexpr uint32_t kPrivateBits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
+    return (watch.events & EPOLLONESHOT) != 0 && (watch.events & ~kPrivateBits) == 0;
+  }
+
+  static void control(const Record& record, int fd, uint64_t operation, const Watch& watch, Remote& leader) {
+    epoll_event event = {};
+    event.events = watch.events;
+    event.data.u64 = watch.data;
+    const RemotePtr at = leader.put(event);
+    const long result = leader.syscall(SYS_epoll_ctl, static_cast<uint64_t>(fd), operation,
+                                       static_cast<uint64_t>(watch.fd), at.addr);
+    if (result >= 0) return;
+    const int err = static_cast<int>(-result);
+    fail(err, "{}: watching descriptor {}: {}", record.where(), watch.fd, errno_text(err));
   }
 };
 

@@ -6,7 +6,8 @@
 //   watch 1 0x102 /etc       watch descriptor, mask, path; one line each, ascending
 //
 // The path is looked up from the inode (the file handle in fdinfo) when the checkpoint is taken; a watch whose file
-// has no path below the process's root is refused.
+// has no path below the process's root is refused. Without CAP_DAC_READ_SEARCH only what the process has open, or as its
+// working directory, can be looked up.
 #pragma once
 
 #include "engine/kinds/kind.h"

@@ -71,7 +71,9 @@ struct OpenFd {
 // ---- restore ----------------------------------------------------------------------------------------------------
 
 /// What a room may use to make things again. Files are opened by the engine's own thread, which has taken the caller's
-/// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has.
+/// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has. For a
+/// plain caller the thread's effective capabilities must be empty as well: what a file shows may depend on those of its
+/// opener (/proc/kallsyms), which setfsuid(2) does not take away.
 struct RestoreContext {
   const ImageSource* image = nullptr;
   std::string prefix;
@@ -140,8 +142,9 @@ struct RestoredFds {
 };
 /// Parses fds/ and makes every file description in this process. `inherit` maps numbers to descriptors to use instead.
 RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit);
-/// Second half, when every descriptor stands at its number and every mapping is made: finish() of every kind, POSIX
-/// locks, signal owners. Touches nothing but the process that `leader` belongs to.
+/// Second half, when every descriptor stands at its number, every mapping is made, and the descriptors that served to
+/// make them are closed (closing any descriptor of a file drops the process's POSIX locks on it): finish() of every
+/// kind, POSIX locks, signal owners. Touches nothing but the process that `leader` belongs to.
 void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader);
 
 }  // namespace ckpt

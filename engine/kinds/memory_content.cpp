@@ -26,6 +26,8 @@ std::string run_path(const std::string& dir, const Run& run) {
 std::vector<Run> find_runs(int file, uint64_t size, const std::string& where) {
   std::vector<Run> runs;
   uint64_t at = 0;
+  // The descriptor may share its description, and so its position, with the process.
+  const off_t position = lseek(file, 0, SEEK_CUR);
   while (at < size) {
     const off_t data = lseek(file, static_cast<off_t>(at), SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;
@@ -42,6 +44,7 @@ std::vector<Run> find_runs(int file, uint64_t size, const std::string& where) {
       runs.push_back(run);
     }
   }
+  lseek(file, position, SEEK_SET);
   return runs;
 }
 

@@ -1,8 +1,10 @@
 #include "engine/kinds/named_file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
@@ -44,8 +46,29 @@ bool same_inode(const struct stat& st, const Record& record) {
   return record_dev(record) == st.st_dev && record.get_u64("inode") == st.st_ino;
 }
 
+bool all_digits(std::string_view word) {
+  return !word.empty() && word.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+/// A forged path such as /proc/self/maps would lead to ourselves, and we may always read our own: nothing below a
+/// process's directory is opened by name (self_fd.h does what is needed).
+void refuse_process_directory(const FoundFile& found) {
+  if (major(found.st.st_dev) != 0) return;
+  struct statfs fs = {};
+  if (fstatfs(found.path_fd.get(), &fs) != 0 || fs.f_type != PROC_SUPER_MAGIC) return;
+  const std::string path = read_link(AT_FDCWD, fmt::format("/proc/self/fd/{}", found.path_fd.get()));
+  for (size_t begin = 0; begin < path.size();) {
+    const size_t end = std::min(path.find('/', begin), path.size());
+    if (all_digits(std::string_view(path).substr(begin, end - begin))) {
+      fail(EPERM, "{}: leads to a process's directory in /proc", found.name);
+    }
+    begin = end + 1;
+  }
+}
+
 bool stat_path_fd(FoundFile& found, const Record& record) {
   if (fstat(found.path_fd.get(), &found.st) != 0) fail_errno("{}: fstat", found.name);
+  refuse_process_directory(found);
   found.same_inode = same_inode(found.st, record);
   return found.same_inode;
 }
@@ -109,7 +132,8 @@ void check_rdev(const FoundFile& found, const Record& record) {
 
 void set_position(int fd, const Record& record) {
   const uint64_t pos = record.get_u64("pos", INT64_MAX);
-  if (pos != 0 && lseek(fd, static_cast<off_t>(pos), SEEK_SET) < 0) {
+  // ESPIPE: a file of a FUSE filesystem, say, that has no position.
+  if (pos != 0 && lseek(fd, static_cast<off_t>(pos), SEEK_SET) < 0 && errno != ESPIPE) {
     fail_errno("{}: setting the position {}", record.where(), pos);
   }
 }

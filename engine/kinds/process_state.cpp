@@ -8,6 +8,7 @@
 #include <charconv>
 
 #include "engine/base/error.h"
+#include "engine/process/as_caller.h"
 #include "engine/process/proc_status.h"
 
 namespace ckpt {
@@ -75,7 +76,11 @@ void restore_directories(const RestoreContext& ctx, Remote& leader) {
   const std::string root = ctx.image->read_link(ctx.prefix + "root");
   // Both are recorded as seen from the system's root, as the links in /proc are.
   const std::string cwd = ctx.image->read_link(ctx.prefix + "cwd");
-  const UniqueFd cwd_fd = open_at(AT_FDCWD, cwd, O_PATH | O_DIRECTORY);
+  UniqueFd cwd_fd;
+  {
+    const AsCaller rights(ctx.caller);   // no way into a directory that is closed to him
+    cwd_fd = open_at(AT_FDCWD, cwd, O_PATH | O_DIRECTORY);
+  }
   if (root != "/") {
     if (!ctx.caller.privileged()) fail(EPERM, "{}: only root may resume a process in a chroot", ctx.image->describe());
     const UniqueFd root_fd = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);

@@ -169,7 +169,8 @@ uint64_t xsave_features() {
 
 void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscall& thread) {
   const user_regs_struct own = thread.own_registers();
-  const user_regs_struct regs = restart_fixed(own, call_to_repeat(thread.tracee(), own));
+  const long repeat_nr = call_to_repeat(thread.tracee(), own);
+  const user_regs_struct regs = restart_fixed(sleep_the_rest(own, repeat_nr), repeat_nr);
   const std::vector<std::byte> area = thread.tracee().xsave();
   Record out;
   for (const Name& n : kNames) out.add_hex(n.name, regs.*n.field);

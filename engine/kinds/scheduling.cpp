@@ -1,9 +1,11 @@
 #include "engine/kinds/scheduling.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "engine/base/error.h"
@@ -55,6 +57,11 @@ void capture_scheduling(const CaptureContext&, Remote& thread, Record& out) {
   const pid_t tid = thread.tid();
   SchedAttr attr;
   if (::syscall(SYS_sched_getattr, tid, &attr, sizeof attr, 0) != 0) fail_errno("{}: sched_getattr", tid);
+  // sched_getattr tells nice only where it is in force; the value is kept, and back in force with the next policy.
+  errno = 0;
+  const int nice = getpriority(PRIO_PROCESS, static_cast<id_t>(tid));
+  if (errno != 0) fail_errno("{}: getpriority", tid);
+  attr.nice = nice;
   out.add("scheduler", fmt::format("{} {} {} {} {} {} {}", attr.policy, attr.flags, attr.nice, attr.priority,
                                    attr.runtime, attr.deadline, attr.period));
   std::byte mask[kMaxCpuBytes] = {};
@@ -67,6 +74,8 @@ void capture_scheduling(const CaptureContext&, Remote& thread, Record& out) {
 
 void restore_scheduling(const RestoreContext&, Remote& thread, const Record& record) {
   const SchedAttr attr = parse_scheduler(record);
+  // By itself: sched_setattr takes nice for SCHED_OTHER and SCHED_BATCH only (__setscheduler_params).
+  thread.call("setpriority", SYS_setpriority, PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{attr.nice}));
   thread.call("sched_setattr", SYS_sched_setattr, 0, thread.put(attr).addr, 0);
 
   const auto mask = from_hex(record.get("affinity"));

@@ -18,6 +18,18 @@ std::string first_line(std::string text) {
   return text;
 }
 
+/// The thread's policy for broken memory as PR_MCE_KILL_GET tells it, from its PF_ flags (kernel/sys.c): early, late, or
+/// the system's default.
+int memory_failure_policy(const CaptureContext& ctx, const Remote& thread) {
+  constexpr uint64_t kProcessPolicy = 0x80, kEarly = 0x08000000;
+  const std::string stat = read_file(ctx.proc_dir, task_file(thread, "stat"));
+  const auto words = split_words(std::string_view(stat).substr(stat.rfind(')') + 1));
+  const auto flags = words.size() > 6 ? parse_u64(words[6]) : std::nullopt;
+  if (!flags) fail(EIO, "{}: /proc/{}/stat has no flags", ctx.pid, thread.tid());
+  if ((*flags & kProcessPolicy) == 0) return PR_MCE_KILL_DEFAULT;
+  return (*flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE;
+}
+
 }  // namespace
 
 void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out) {
@@ -43,6 +55,9 @@ void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out
   thread.call("prctl(PR_GET_PDEATHSIG)", SYS_prctl, PR_GET_PDEATHSIG, thread.scratch().addr, 0, 0, 0);
   out.add("parent_death_signal", thread.get<int32_t>(thread.scratch()));
   out.add("personality", "0x" + first_line(read_file(ctx.proc_dir, task_file(thread, "personality"))));
+  if (const int policy = memory_failure_policy(ctx, thread); policy != PR_MCE_KILL_DEFAULT) {
+    out.add("memory_failure", int64_t{policy});
+  }
   out.add("timer_slack_ns", first_line(read_file(fmt::format("/proc/{}/timerslack_ns", tid))));
 }
 
@@ -60,6 +75,10 @@ void restore_thread_state(const RestoreContext&, Remote& thread, const Record& r
   }
   if (const uint64_t signo = record.get_u64("parent_death_signal", 64); signo != 0) {
     thread.call("prctl(PR_SET_PDEATHSIG)", SYS_prctl, PR_SET_PDEATHSIG, signo, 0, 0, 0);
+  }
+  if (const uint64_t policy = record.get_u64_or("memory_failure", PR_MCE_KILL_DEFAULT); policy != PR_MCE_KILL_DEFAULT) {
+    if (policy > PR_MCE_KILL_DEFAULT) fail(EINVAL, "{}: memory_failure {} is not known", record.where(), policy);
+    thread.call("prctl(PR_MCE_KILL)", SYS_prctl, PR_MCE_KILL, PR_MCE_KILL_SET, policy, 0, 0);
   }
   // 0xffffffff asks, it does not set (personality(2)).
   thread.call("personality", SYS_personality, record.get_u64("personality", 0xfffffffe));

@@ -148,8 +148,11 @@ void capture_timers(const CaptureContext& ctx) {
     leader.call("getitimer", SYS_getitimer, static_cast<uint64_t>(which), leader.scratch().addr);
     const auto timer = leader.get<itimerval>(leader.scratch());
     const auto us = [](const timeval& t) { return t.tv_sec * 1'000'000 + t.tv_usec; };
-    if (us(timer.it_value) == 0) continue;
-    out.add("interval", fmt::format("{} {} {}", which, us(timer.it_value), us(timer.it_interval)));
+    const int64_t interval = us(timer.it_interval);
+    // ITIMER_REAL stands still between its signal and the delivery of it (it_real_fn in kernel/time/itimer.c): no time
+    // is left then, but the timer goes on ticking.
+    const int64_t left = us(timer.it_value) != 0 ? us(timer.it_value) : interval;
+    if (left != 0) out.add("interval", fmt::format("{} {} {}", which, left, interval));
   }
   for (PosixTimer& t : list_posix_timers(ctx)) {
     leader.call("timer_gettime", SYS_timer_gettime, static_cast<uint64_t>(t.id), leader.scratch().addr);

@@ -19,8 +19,9 @@
 //   if (snapshot->wants_release_stop()) { ...stop...; snapshot->release(&leader); ...resume... }
 //   else snapshot->release(nullptr);
 //
-// A SnapshotLost means: the process has unmapped memory that was not copied yet. Nothing is wrong with the process;
-// release, begin a new image and take it again with choose_snapshot(..., without = "write-protect").
+// All of it in the thread that traces the process. A SnapshotLost means: the process has unmapped memory that was not
+// copied yet, or does not allow this strategy (also from prepare()). Nothing is wrong with the process; release, begin a
+// new image and take it again with choose_snapshot(..., without = "write-protect").
 #pragma once
 
 #include <cstdint>
@@ -128,7 +129,8 @@ struct SnapshotTarget {
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas);
 
 /// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.
-std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid);
+/// `buffer`: where no more than these bytes are found, they are read during fix() and the process need not wait.
+std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
 std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid);
 std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
 

@@ -9,6 +9,7 @@
 
 #include "engine/memory/fault_handler.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/stop_copies.h"
 
 namespace ckpt {
 namespace {
@@ -26,50 +27,6 @@ constexpr size_t kFewWindows = 64;
 constexpr int kMaxRounds = 10;
 /// Beyond this many dirty runs one call for the piece is cheaper.
 constexpr int kManyRuns = 12;
-
-/// Pages copied during the stop, into memory that was touched before it.
-class StopCopies {
- public:
-  void reserve(uint64_t bytes) { memory_.assign(bytes, std::byte{0}); }
-  void copy(const RemoteMemory& memory, Range run) {
-    std::span<std::byte> to = room_for(run.size());
-    memory.read(run.start, to);
-    runs_.emplace(run.start, to);
-  }
-  /// Runs that begin within a mapping.
-  std::vector<Range> within(const Vma& vma) const {
-    std::vector<Range> out;
-    for (auto it = runs_.lower_bound(vma.start); it != runs_.end() && it->first < vma.end; ++it) {
-      out.push_back({it->first, it->first + it->second.size()});
-    }
-    return out;
-  }
-  /// The copied bytes from an address on; empty where it was not copied. `next` is where the next run begins.
-  std::span<const std::byte> at(uint64_t address, uint64_t& next) const {
-    auto it = runs_.upper_bound(address);
-    next = it == runs_.end() ? UINT64_MAX : it->first;
-    if (it == runs_.begin()) return {};
-    --it;
-    const uint64_t offset = address - it->first;
-    return offset < it->second.size() ? std::span<const std::byte>(it->second).subspan(offset)
-                                      : std::span<const std::byte>();
-  }
-
- private:
-  std::span<std::byte> room_for(uint64_t bytes) {
-    if (used_ + bytes > memory_.size()) {
-      more_.emplace_back(bytes);
-      return more_.back();
-    }
-    used_ += bytes;
-    return std::span(memory_).subspan(used_ - bytes, bytes);
-  }
-
-  std::vector<std::byte> memory_;
-  uint64_t used_ = 0;
-  std::vector<std::vector<std::byte>> more_;
-  std::map<uint64_t, std::span<std::byte>> runs_;
-};
 
 class WriteProtectSnapshot : public Snapshot {
  public:
@@ -106,7 +63,9 @@ class WriteProtectSnapshot : public Snapshot {
 
 void WriteProtectSnapshot::prepare(const std::vector<Vma>&, Remote& leader) {
   UniqueFd uffd = fetch_userfaultfd(leader, 0, kFeatures);
-  if (!uffd) fail(EOPNOTSUPP, "{}: userfaultfd for the process: {}", shared_.pid, errno_text(errno));
+  if (!uffd) {
+    throw SnapshotLost(EAGAIN, fmt::format("{}: userfaultfd in the process: {}", shared_.pid, errno_text(errno)));
+  }
   shared_.protector.emplace(std::move(uffd));
   handler_ = std::make_unique<FaultHandler>(shared_);
 }

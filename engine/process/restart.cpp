@@ -32,6 +32,13 @@ user_regs_struct undo_interruption(const user_regs_struct& regs) {
   return undone;
 }
 
+user_regs_struct sleep_the_rest(user_regs_struct regs, long repeat_nr) {
+  if (static_cast<long>(regs.rax) != -516) return regs;
+  if (repeat_nr == SYS_nanosleep && regs.rsi != 0) regs.rdi = regs.rsi;
+  if (repeat_nr == SYS_clock_nanosleep && regs.r10 != 0) regs.rdx = regs.r10;
+  return regs;
+}
+
 long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs) {
   const long orig = static_cast<long>(regs.orig_rax);
   if (static_cast<long>(regs.rax) != -516 || orig < 0) return -1;

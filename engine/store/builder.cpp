@@ -42,6 +42,7 @@ std::shared_ptr<FileNode> RocksBuilder::add(std::string_view path) {
   check_free(path);
   if (tree_.contains(path)) fail(EEXIST, "{}: {} is there already", describe_, path);
   auto node = std::make_shared<FileNode>(files_, fmt::format("{}: {}", describe_, path));
+  ++tree_changes_;
   tree_[std::string(path)] = {node, {std::string(path), EntryType::file, 0}};
   return node;
 }
@@ -72,9 +73,14 @@ std::shared_ptr<BlockSink> RocksBuilder::create(std::string_view path, uint64_t 
 
 const std::vector<ImageEntry>& RocksBuilder::entries() const {
   const std::lock_guard lock(mutex_);
-  entries_.clear();
-  for (const auto& [path, named] : tree_) entries_.push_back({path, named.node->type(), named.node->size()});
-  return entries_;
+  const uint64_t now = tree_changes_ + files_->changes;
+  if (now != listed_at_) {
+    std::vector<ImageEntry>& list = lists_.emplace_front();
+    for (const auto& [path, named] : tree_) list.push_back({path, named.node->type(), named.node->size()});
+    listed_at_ = now;
+    if (lists_.size() > 16) lists_.pop_back();
+  }
+  return lists_.front();
 }
 
 const ImageEntry* RocksBuilder::find(std::string_view path) const {
@@ -119,10 +125,12 @@ void RocksBuilder::remove(std::string_view path) {
   const std::lock_guard lock(mutex_);
   const auto it = tree_.find(path);
   if (it == tree_.end()) fail(ENOENT, "{}: no file {}", describe_, path);
+  ++tree_changes_;
   tree_.erase(it);
 }
 
 void RocksBuilder::rename_one(Tree::iterator from, std::string_view to) {
+  ++tree_changes_;
   Named named = std::move(from->second);
   tree_.erase(from);
   named.entry.path = to;
@@ -159,7 +167,10 @@ void RocksBuilder::write_manifest(const ManifestHeader& header) {
     if (path == kManifestName) continue;
     manifest.files[path] = {named.node->type(), named.node->size(), named.node->digest()};
   }
-  if (const auto old = tree_.find(kManifestName); old != tree_.end()) tree_.erase(old);
+  if (const auto old = tree_.find(kManifestName); old != tree_.end()) {
+    ++tree_changes_;
+    tree_.erase(old);
+  }
   const std::string json = manifest.to_json();
   add(kManifestName)->write(0, std::as_bytes(std::span(json)));
 }

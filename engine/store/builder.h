@@ -1,6 +1,8 @@
 // An image under construction: its tree of files, and the commit.
 #pragma once
 
+#include <deque>
+
 #include "engine/store/file_node.h"
 
 namespace ckpt {
@@ -15,7 +17,8 @@ class RocksBuilder : public ImageBuilder {
   void put_link(std::string_view path, std::string_view target) override;
   std::shared_ptr<BlockSink> create(std::string_view path, uint64_t size) override;
 
-  // The source: files as they are now. entries() and find() refer to what the next change may replace.
+  // The source: files as they are now. What entries() and find() refer to stays while the builder is
+  // left alone; it outlives a few changes by others.
   std::string describe() const override { return describe_; }
   const std::vector<ImageEntry>& entries() const override;
   const ImageEntry* find(std::string_view path) const override;
@@ -50,7 +53,10 @@ class RocksBuilder : public ImageBuilder {
   const std::string describe_;
   mutable std::mutex mutex_;
   mutable Tree tree_;
-  mutable std::vector<ImageEntry> entries_;
+  uint64_t tree_changes_ = 0;
+  // The newest list, and some older ones that somebody may still be walking through.
+  mutable std::deque<std::vector<ImageEntry>> lists_;
+  mutable uint64_t listed_at_ = UINT64_MAX;
 };
 
 }  // namespace ckpt

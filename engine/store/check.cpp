@@ -60,7 +60,11 @@ void Checker::check_packs() {
   for (it->SeekToFirst(); it->Valid(); it->Next(), ++number) {
     if (!full_ && number % kSample != chosen) continue;
     const uint64_t pack = parse_id(it->key().ToStringView());
-    check_pack(pack, decode_row(it->value().ToStringView(), fmt::format("pack {}", pack)));
+    try {
+      check_pack(pack, decode_row(it->value().ToStringView(), fmt::format("pack {}", pack)));
+    } catch (const Error& e) {
+      result_.damage.push_back(e.sentence());
+    }
     if (progress_ && !progress_(std::min(number, total) * kBlockSize, total * kBlockSize)) {
       fail(EINTR, "the check was interrupted");
     }

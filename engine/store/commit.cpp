@@ -61,6 +61,7 @@ std::shared_ptr<const StoredImage> RocksBuilder::commit(const std::string& name)
     core_->names[name] = info;
   }
   files_->packs.committed();
+  core_->wake_flusher();
   auto image = std::make_shared<RocksImage>(core_, std::move(info), std::move(entries), std::move(files));
   core_->add_open_image(image);
   return image;

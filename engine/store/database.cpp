@@ -41,6 +41,8 @@ rocksdb::DBOptions database_options() {
   db.db_write_buffer_size = 64 << 20;
   db.max_total_wal_size = 128 << 20;
   db.skip_stats_update_on_db_open = true;
+  // A log that ends in the middle of a record is what a crash leaves; any other damage must not lose images silently.
+  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   return db;
 }
 
@@ -117,7 +119,18 @@ Database::Database(const std::string& dir) : dir_(dir) {
   files = handles[4];
 }
 
+void Database::flush() {
+  rocksdb::FlushOptions options;
+  options.allow_write_stall = true;
+  check_status(db_->Flush(options, {meta, packs, index, images, files}), "{}", dir_);
+}
+
 Database::~Database() {
+  try {
+    flush();
+  } catch (const Error&) {
+    // The log has everything.
+  }
   for (rocksdb::ColumnFamilyHandle* handle : {meta, packs, index, images, files}) {
     if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
   }

@@ -46,6 +46,8 @@ class Database {
 
   /// Applies a batch; with `sync` it is durable, and all earlier ones with it.
   void write(rocksdb::WriteBatch& batch, bool sync, const std::string& what);
+  /// Moves what is in the log into table files.
+  void flush();
   /// The pinned value of a pack. Throws Error(EIO) where it is missing or damaged.
   void get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const;
 

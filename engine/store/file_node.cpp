@@ -20,7 +20,7 @@ void FileNode::set_target(std::string_view target) {
   const std::lock_guard lock(mutex_);
   type_ = EntryType::symlink;
   content_ = target;
-  size_ = target.size();
+  set_size(target.size());
   files_->small_bytes += target.size();
 }
 
@@ -34,7 +34,7 @@ void FileNode::expect_blocks(uint64_t size) {
   if (size > kMaxFileBytes) fail(EFBIG, "{}: {} bytes are too many for a file of an image", name_, size);
   expected_ = true;
   small_ = fits_inline(size);
-  size_ = size;
+  set_size(size);
 }
 
 void FileNode::put_block(uint64_t index, std::span<const std::byte> data) {
@@ -56,7 +56,7 @@ void FileNode::put_block(uint64_t index, std::span<const std::byte> data) {
 void FileNode::set_small(uint64_t size) {
   files_->small_bytes += size - content_.size();
   content_.resize(size);
-  size_ = size;
+  set_size(size);
 }
 
 // Turns the content into the open block 0: what is small is never more than one block.
@@ -118,8 +118,17 @@ void FileNode::resize(uint64_t size) {
     buffer_ = {};
   }
   blocks_.erase(blocks_.lower_bound(block_count(size)), blocks_.end());
-  size_ = size;
+  set_size(size);
   if (size == 0) small_ = true;
+}
+
+void FileNode::settle() noexcept {
+  try {
+    const std::lock_guard lock(mutex_);
+    close_block();
+  } catch (const std::exception&) {
+    // The block is still open, and the pack builder remembers.
+  }
 }
 
 void FileNode::truncate(uint64_t size) {

@@ -17,6 +17,8 @@ struct BuilderFiles {
   /// Content that is held in memory as a whole; beyond the limit small files become blocks too.
   std::atomic<uint64_t> small_bytes = 0;
   static constexpr uint64_t kSmallLimit = 32 << 20;
+  /// Grows with every change of a size.
+  std::atomic<uint64_t> changes = 0;
 };
 
 /// Thread-safe. A file is small (content in memory) until it grows; then it is a map of blocks, of which one may be
@@ -36,6 +38,8 @@ class FileNode {
   void read(uint64_t offset, std::span<std::byte> out);
   void truncate(uint64_t size);
   void visit(uint64_t offset, uint64_t length, const ImageSource::Visitor& v);
+  /// Nobody writes for now: gives the open block's memory back. A failure shows in whatever comes next.
+  void settle() noexcept;
   /// Takes over a whole block of a stored file, whose packs are pinned. `bytes` is its length; the file grows.
   void share_block(uint64_t index, const Block& block, size_t bytes);
   /// The block, for another file of this builder; nothing where it would have to be made first.
@@ -52,6 +56,10 @@ class FileNode {
   void rename(std::string name) { name_ = std::move(name); }
 
  private:
+  void set_size(uint64_t size) {
+    size_ = size;
+    ++files_->changes;
+  }
   void set_small(uint64_t size);
   void leave_small();
   void resize(uint64_t size);
@@ -64,7 +72,7 @@ class FileNode {
   std::string name_;
   mutable std::mutex mutex_;
   EntryType type_ = EntryType::file;
-  std::atomic<uint64_t> size_ = 0;
+  std::atomic<uint64_t> size_ = 0;         // changed by set_size only
   bool small_ = true;
   bool expected_ = false;                  // blocks come by put_block
   std::string content_;                    // while small, and a link's target

@@ -86,11 +86,14 @@ PackBuilder::~PackBuilder() {
 
 template <typename F>
 auto PackBuilder::guarded(F&& work) {
-  if (broken_) fail(EIO, "the image lost pages when an earlier write failed");
+  if (broken_ != 0) fail(broken_, "the image lost pages when an earlier write failed");
   try {
     return work();
+  } catch (const Error& e) {
+    broken_ = e.err();
+    throw;
   } catch (...) {
-    broken_ = true;
+    broken_ = EIO;
     throw;
   }
 }
@@ -396,11 +399,11 @@ std::shared_ptr<const std::string> PackBuilder::pending_pages(uint64_t pack) {
 
 PackAccess PackBuilder::access() {
   return [this, reader = std::make_shared<PackReader>(core_->db),
-          kept = std::shared_ptr<const std::string>()](uint64_t pack) mutable {
-    auto pages = pending_pages(pack);
-    if (!pages) return (*reader)(pack);
+          kept = std::shared_ptr<const std::string>()](const Extent& e) mutable {
+    auto pages = pending_pages(e.pack);
+    if (!pages) return (*reader)(e);
     kept = std::move(pages);
-    return PackView(std::as_bytes(std::span(*kept)), pack);
+    return PackView(std::as_bytes(std::span(*kept)), e.pack).pages(e.slot, e.pages);
   };
 }
 

@@ -95,7 +95,7 @@ class PackBuilder {
   std::atomic<size_t> small_bytes_ = 0;
   std::mutex writers_mutex_;
   std::list<Writer> writers_;
-  std::atomic<bool> broken_ = false;
+  std::atomic<int> broken_ = 0;         // errno of the write that failed
   std::string note_;                    // key of the row that says this builder has ingested files
   std::mutex note_mutex_;
   bool committed_ = false;

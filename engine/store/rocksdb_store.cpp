@@ -10,10 +10,23 @@ namespace ckpt {
 
 namespace {
 
+constexpr std::chrono::milliseconds kCollectDelay{500};
+constexpr std::chrono::seconds kFlushDelay{5};
+
+// Work in the background that was interrupted, or failed because the disk is at fault. The note in the database stays,
+// the next start tries again, and whoever asks for it by hand is told.
+template <typename F>
+void try_to(F&& work) {
+  try {
+    work();
+  } catch (const std::exception&) {
+  }
+}
+
 class RocksStore : public Store {
  public:
   explicit RocksStore(const std::string& dir)
-      : core_(std::make_shared<StoreCore>(dir)), collector_([this] { collect_in_background(); }) {
+      : core_(std::make_shared<StoreCore>(dir)), collector_([this] { work_in_background(); }) {
     if (core_->garbage != 0) core_->wake_collector();
   }
   ~RocksStore() override;
@@ -35,7 +48,7 @@ class RocksStore : public Store {
   }
 
  private:
-  void collect_in_background();
+  void work_in_background();
   ImageInfo find_name(const std::string& name) const;
 
   std::shared_ptr<StoreCore> core_;
@@ -52,25 +65,30 @@ RocksStore::~RocksStore() {
   collector_.join();
 }
 
-void RocksStore::collect_in_background() {
+void RocksStore::work_in_background() {
   std::unique_lock lock(core_->collector_mutex);
   const auto stops = [&] { return core_->collector_stops; };
+  const auto collects = [&] { return core_->collector_wanted || stops(); };
   for (;;) {
-    core_->collector_wakes.wait(lock, [&] { return core_->collector_wanted || stops(); });
+    core_->collector_wakes.wait(lock, [&] { return collects() || core_->unflushed; });
+    if (!collects() && !core_->collector_wakes.wait_for(lock, kFlushDelay, collects)) {
+      core_->unflushed = false;
+      lock.unlock();
+      try_to([&] { core_->db.flush(); });
+      lock.lock();
+      continue;
+    }
     // Deletions mostly come in groups (rm -r of several): one collection for all.
-    if (!stops()) core_->collector_wakes.wait_for(lock, std::chrono::milliseconds(500), stops);
+    if (!stops()) core_->collector_wakes.wait_for(lock, kCollectDelay, stops);
     if (stops()) return;
     core_->collector_wanted = false;
     lock.unlock();
-    try {
+    try_to([&] {
       ckpt::collect_garbage(*core_, false, [&](uint64_t, uint64_t) {
         const std::lock_guard inner(core_->collector_mutex);
         return !stops();
       });
-    } catch (const std::exception&) {
-      // Interrupted, or the disk is at fault: the note in the database stays, the next start tries again, and
-      // whoever collects by hand is told.
-    }
+    });
     lock.lock();
   }
 }

@@ -17,6 +17,7 @@ class NodeFile : public StagedFile {
  public:
   NodeFile(std::shared_ptr<BuilderFiles> files, std::shared_ptr<FileNode> node)
       : files_(std::move(files)), node_(std::move(node)) {}
+  ~NodeFile() override { node_->settle(); }
 
   void write(uint64_t offset, std::span<const std::byte> data) override { node_->write(offset, data); }
   void read(uint64_t offset, std::span<std::byte> out) const override { node_->read(offset, out); }

@@ -150,6 +150,12 @@ void StoreCore::wake_collector() {
   collector_wakes.notify_all();
 }
 
+void StoreCore::wake_flusher() {
+  const std::lock_guard lock(collector_mutex);
+  unflushed = true;
+  collector_wakes.notify_all();
+}
+
 void StoreCore::add_builder(const Pins* pins) {
   const std::lock_guard lock(registry_mutex);
   builders.insert(pins);

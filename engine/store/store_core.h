@@ -85,9 +85,11 @@ struct StoreCore : std::enable_shared_from_this<StoreCore> {
   /// Adds the note to a batch that leaves garbage.
   void note_garbage(rocksdb::WriteBatch& batch) { batch.Put(db.meta, "garbage", "1"); }
   void wake_collector();
-  std::mutex collector_mutex;                 ///< guards the two below
+  /// Has the log emptied soon, when nothing else is going on: table files are checked page by page, the log is not.
+  void wake_flusher();
+  std::mutex collector_mutex;                 ///< guards the three below
   std::condition_variable collector_wakes;
-  bool collector_wanted = false, collector_stops = false;
+  bool collector_wanted = false, collector_stops = false, unflushed = false;
 
   /// Directory of table files that are being written.
   std::string staging() const { return db.dir() + "/staging"; }

@@ -12,13 +12,14 @@ const std::array<std::byte, kBlockSize> kZeros{};
 
 }  // namespace
 
-PackView PackReader::operator()(uint64_t pack) {
-  if (pack == pack_) return view_;
-  pack_ = kZeroPack;
-  db_.get_pack(pack, value_);
-  view_ = PackView(as_span(value_), pack);
-  pack_ = pack;
-  return view_;
+std::span<const std::byte> PackReader::operator()(const Extent& extent) {
+  if (extent.pack != pack_) {
+    pack_ = kZeroPack;
+    db_.get_pack(extent.pack, value_);
+    view_ = PackView(as_span(value_), extent.pack);
+    pack_ = extent.pack;
+  }
+  return view_.pages(extent.slot, extent.pages);
 }
 
 void visit_block(std::span<const Extent> extents, uint64_t block_start, uint64_t offset, uint64_t length,
@@ -35,7 +36,7 @@ void visit_block(std::span<const Extent> extents, uint64_t block_start, uint64_t
       if (e.pack == kZeroPack) {
         v(offset, std::span(kZeros).first(bytes));
       } else {
-        v(offset, packs(e.pack).pages(e.slot, e.pages).subspan(offset - at, bytes));
+        v(offset, packs(e).subspan(offset - at, bytes));
       }
       offset = stop;
     }
@@ -94,9 +95,9 @@ void RocksImage::visit(std::string_view path, uint64_t offset, uint64_t length, 
   }
   PackReader reader(core_->db);
   // Only what the store says is about this file; the visitor's own errors go through.
-  const PackAccess packs = [&](uint64_t pack) {
+  const PackAccess packs = [&](const Extent& extent) {
     try {
-      return reader(pack);
+      return reader(extent);
     } catch (const Error& e) {
       fail(e.err(), "{}: {}: {}", describe(), path, e.sentence());
     }

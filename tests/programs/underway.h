@@ -24,14 +24,8 @@ class UnderWay {
   bool ended() const { return ended_; }
   pid_t tid() const { return tid_; }
   void require_inside(const char* what) const { REQUIRE(!ended_, "%s has ended too early", what); }
-  /// Sleeps in the call (restart_syscall counts) within a few moments.
-  void wait_inside() {
-    const std::string file = "/proc/self/task/" + std::to_string(tid_) + "/syscall";
-    wait_until([&] {
-      const long now = ended_ ? -1 : atol(read_text(file).c_str());
-      return now == number_ || now == SYS_restart_syscall;
-    }, "the thread is in its system call again");
-  }
+  /// Waits until it sleeps in the call again.
+  void wait_inside() { selfcheck::wait_inside(tid_, number_); }
   void join() { thread_.join(); }
 
  private:

@@ -286,6 +286,38 @@ TEST_F(DescriptorTest, ForgedRecordsAreRefused) {
   EXPECT_EQ(restore_error().err(), EINVAL);
 }
 
+TEST_F(DescriptorTest, PathsAreBelowTheProcessRoot) {
+  write_file("data", "inside");
+  ASSERT_EQ(symlink("/etc", path("out").c_str()), 0);
+  const UniqueFd root = open_at(AT_FDCWD, dir_, O_PATH | O_DIRECTORY);
+  RestoreContext ctx = restore_context();
+  ctx.root_fd = root.get();
+  image_.put("fds/3", "type file\npath /../../data\nmode 0100644\ndev 0:0\ninode 1\npos 0\nflags 0x0\n");
+  const RestoredFds fds = restore_descriptors(ctx, {});
+  EXPECT_EQ(read_all(fds.files.at(0).get(), "data"), "inside");
+  image_.replace("fds/3", "/../../data", "/out/passwd");
+  EXPECT_THROW(restore_descriptors(ctx, {}), Error);
+}
+
+TEST_F(DescriptorTest, AForgedPathDoesNotLeadToOurselves) {
+  for (const char* path : {"/proc/self/maps", "/proc/thread-self/maps", "/proc/self/task", "/proc/self/root/proc/1/stat"}) {
+    image_.put("fds/3", fmt::format("type file\npath {}\nmode 0100444\ndev 0:0\ninode 1\npos 0\nflags 0x0\n", path));
+    EXPECT_EQ(restore_error().err(), EPERM) << path;
+    image_.remove("fds/3");
+  }
+  image_.put("fds/3", "type file\npath /proc/meminfo\nmode 0100444\ndev 0:0\ninode 1\npos 0\nflags 0x0\n");
+  restore_descriptors(restore_context(), {});
+}
+
+TEST_F(DescriptorTest, AFileOnALiveProcReopens) {
+  const int fd = open("/proc/meminfo", O_RDONLY);
+  char c[20];
+  ASSERT_EQ(read(fd, c, sizeof c), 20);
+  round_trip({fd});
+  EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 20);
+  close(fd);
+}
+
 TEST_F(DescriptorTest, TenThousandDescriptorsAreReadQuickly) {
   struct rlimit limit = {};
   getrlimit(RLIMIT_NOFILE, &limit);

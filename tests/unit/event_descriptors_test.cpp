@@ -154,6 +154,7 @@ TEST_F(DescriptorTest, AnEpollOfAClosedDescriptorIsRefused) {
 }
 
 TEST_F(DescriptorTest, InotifyKeepsItsWatchNumbers) {
+  if (geteuid() != 0) GTEST_SKIP() << "the paths of inodes are found by root only";
   write_file("a b", "x");
   write_file("c", "x");
   ASSERT_EQ(mkdir(path("d").c_str(), 0700), 0);

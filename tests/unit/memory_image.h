@@ -28,8 +28,13 @@ class MemoryImage : public ImageSink, public ImageSource {
   // ImageSource
   std::string describe() const override { return "image"; }
   const std::vector<ImageEntry>& entries() const override {
-    entries_.clear();
-    for (const auto& [path, node] : nodes_) entries_.push_back({path, node->type, node->content.size()});
+    // Made anew only after a change, so that pointers into it stay good as long as nobody edits the image.
+    std::vector<ImageEntry> now;
+    for (const auto& [path, node] : nodes_) now.push_back({path, node->type, node->content.size()});
+    const auto same = [](const ImageEntry& a, const ImageEntry& b) {
+      return a.path == b.path && a.type == b.type && a.size == b.size;
+    };
+    if (!std::ranges::equal(now, entries_, same)) entries_ = std::move(now);
     return entries_;
   }
   std::string read_link(std::string_view path) const override { return node(path).content; }

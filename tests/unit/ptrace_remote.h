@@ -8,6 +8,7 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
+#include "engine/base/error.h"
 #include "engine/memory/remote_memory.h"
 #include "engine/process/remote.h"
 
@@ -30,9 +31,13 @@ class PtraceRemote : public Remote {
     if (::ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD) != 0) fail_errno("seize");
   }
   ~PtraceRemote() override {
-    if (stopped_) go();
-    stop();
-    ::ptrace(PTRACE_DETACH, pid_, 0, 0);
+    try {
+      if (stopped_) go();
+      stop();
+      ::ptrace(PTRACE_DETACH, pid_, 0, 0);
+    } catch (const Error&) {
+      // It has ended.
+    }
   }
 
   void stop() {

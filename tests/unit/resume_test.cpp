@@ -96,7 +96,7 @@ class ResumeTest : public testing::Test {
   }
   /// A resume that must fail; leaves nothing. The sentence.
   std::string refused(const ImageSource& image, int err) {
-    const pid_t pid = pid_;
+    const auto pid = static_cast<pid_t>(Manifest::parse(image.read(kManifestName), "image").header.pid);
     try {
       thaw(image);
       ADD_FAILURE() << "it was resumed";
@@ -151,7 +151,7 @@ TEST_F(ResumeTest, PythonWithThreadsGoesOnWhereItWas) {
 
 TEST_F(ResumeTest, AsOurChildItEndsWithItsStatus) {
   start({"sh", "-c", "while ! test -e " + path("go") + "; do :; done; exit 7"});
-  ASSERT_TRUE(eventually([&] { return fs::read_symlink("/proc/" + std::to_string(pid_) + "/exe") != "/"; }));
+  ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sh"; }));
   const auto image = freeze();
   ResumeOptions options;
   options.as_child = true;
@@ -200,6 +200,38 @@ TEST_F(ResumeTest, AThreadIdInUseLeavesNothing) {
   EXPECT_TRUE(running());
 }
 
+// Whoever resumes is killed at many instants: what he was making goes with him, or runs whole.
+TEST_F(ResumeTest, TheDeathOfTheResumerLeavesNothingHalfMade) {
+  start({"python3", "-c", kCounter, path("out")});
+  ASSERT_TRUE(eventually([&] { return fs::exists(path("out")) && fs::file_size(path("out")) > 500; }));
+  auto image = freeze();
+  const pid_t pid = pid_;
+  for (int delay_us = 0; delay_us < 12000; delay_us += 400) {
+    const auto size = fs::file_size(path("out"));
+    const pid_t resumer = ::fork();
+    if (resumer == 0) {
+      resume(*image, Caller::self(), {});
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(delay_us));
+    ::kill(resumer, SIGKILL);
+    ::waitpid(resumer, nullptr, 0);
+    // A half-made one ends at once; it is ours to reap, as we are the subreaper.
+    const bool runs = eventually([&] {
+      return ::waitpid(pid, nullptr, WNOHANG) != 0 || fs::file_size(path("out")) > size + 200;
+    }) && exists(pid);
+    if (runs) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
+    while (::waitpid(-1, nullptr, __WALL) > 0) {
+    }
+    ASSERT_FALSE(exists(pid));
+    fs::resize_file(path("out"), size);
+  }
+  pid_ = 0;
+}
+
 TEST_F(ResumeTest, APidInUseIsNamed) {
   start({"sleep", "1000"});
   ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
@@ -228,7 +260,6 @@ TEST_F(ResumeTest, AMappedFileThatHasChangedIsNamed) {
   // Renamed, and as it was: found by its handle.
   fs::last_write_time(path("sleep"), then);
   fs::rename(path("sleep"), path("moved"));
-  pid_ = static_cast<pid_t>(image->info().header.pid);
   thaw(*image);
   EXPECT_TRUE(running());
   EXPECT_EQ(fs::read_symlink("/proc/" + std::to_string(pid_) + "/exe"), path("moved"));

@@ -1,5 +1,12 @@
 #include "engine/store/store.h"
 
+#include <rocksdb/db.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <sched.h>
+
 #include <thread>
 
 #include "tests/unit/store_fixture.h"
@@ -130,6 +137,70 @@ TEST_F(StoreTest, RefusesASecondOpenAndANewerStore) {
   EXPECT_EQ(error_of([&] { open_rocksdb_store(dir_ / "store"); }), EBUSY);
   EXPECT_EQ(error_of([&] { open_rocksdb_store("/proc/self/store"); }), ENOENT);
   EXPECT_EQ(error_of([&] { open_rocksdb_store("/proc/self/status"); }), ENOTDIR);
+}
+
+// Changes a number in the closed store, as another version would.
+void set_meta(const std::filesystem::path& dir, const std::string& key, const std::string& value) {
+  std::vector<std::string> names;
+  ASSERT_TRUE(rocksdb::DB::ListColumnFamilies(rocksdb::DBOptions(), dir, &names).ok());
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (const std::string& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(rocksdb::DBOptions(), dir, families, &handles, &db).ok());
+  ASSERT_TRUE(db->Put(rocksdb::WriteOptions(), handles[0], key, value).ok());
+  for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  delete db;
+}
+
+TEST_F(StoreTest, RefusesANewerVersion) {
+  store_.reset();
+  set_meta(dir_ / "store", "version", "2");
+  EXPECT_EQ(error_of([&] { reopen(); }), EPROTONOSUPPORT);
+  set_meta(dir_ / "store", "version", "1");
+  reopen();
+}
+
+// In a mount namespace of its own, so that nothing is left of the small filesystem.
+TEST_F(StoreTest, AFullDiskIsReportedAndOvercome) {
+  if (geteuid() != 0) GTEST_SKIP() << "mounting a small filesystem needs root";
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const std::filesystem::path mount_point = dir_ / "small";
+    std::filesystem::create_directory(mount_point);
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("tmpfs", mount_point.c_str(), "tmpfs", 0, "size=64m") != 0) {
+      _exit(70);
+    }
+    const auto store = open_rocksdb_store(mount_point / "store");
+    const auto fill = [&](const std::string& name, size_t blocks, uint64_t seed) {
+      const auto b = store->begin_image("test");
+      add_file(*b, "data", noise(blocks * kBlockSize, seed));
+      b->write_manifest(header(1));
+      b->commit(name);
+    };
+    fill("first", 5, 1);
+    if (error_of([&] { fill("large", 100, 2); }) != ENOSPC) _exit(1);
+    if (store->has_image("large") || store->images().size() != 1) _exit(2);
+    // Small ones too, through the log.
+    int err = 0;
+    for (uint64_t i = 0; err == 0 && i < 100; ++i) err = error_of([&] { fill(fmt::format("s{}", i), 4, 10 + i); });
+    if (err != ENOSPC) _exit(3);
+    // Room again.
+    for (const ImageInfo& info : store->images()) {
+      if (info.name != "first" && error_of([&] { store->delete_image(info.name); }) != 0) break;
+    }
+    error_of([&] { store->collect_garbage(false); });
+    if (!store->has_image("first")) _exit(4);
+    if (store->open_image("first")->read("data", 1 << 30) != text(noise(5 * kBlockSize, 1))) _exit(5);
+    if (!store->check(Store::CheckLevel::full).damage.empty()) _exit(6);
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(StoreTest, ABuilderRefusesWhatFitsNoImage) {

@@ -74,15 +74,19 @@ TEST_F(DescriptorTest, FutureWriteSealsComeLast) {
 
 TEST_F(DescriptorTest, ADeletedFileKeepsItsContent) {
   const int fd = open(path("gone").c_str(), O_RDWR | O_CREAT | O_APPEND, 0640);
-  ASSERT_EQ(fchmod(fd, 0440), 0);
   write_all(fd, "what was in it", "gone");
   const int writer = open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_WRONLY);
+  ASSERT_EQ(fchmod(fd, 0200), 0);  // nobody could open it for reading now
   unlink(path("gone").c_str());
   struct stat before = {}, after = {};
   fstat(fd, &before);
   const int flags = fcntl(fd, F_GETFL);
   ASSERT_EQ(lseek(fd, 5, SEEK_SET), 5);
-  round_trip({fd, writer});
+  capture({fd, writer});
+  EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 5) << "the capture must not move the position";
+  close(fd);
+  close(writer);
+  restore();
   fstat(fd, &after);
   EXPECT_EQ(after.st_nlink, 0u);
   EXPECT_EQ(after.st_dev, before.st_dev);

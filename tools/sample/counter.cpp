@@ -48,7 +48,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const unsigned long limit = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 0;
-  std::FILE* out = std::fopen(argv[1], "w");
+  std::FILE* out = std::fopen(argv[1], "a");   // a program that goes back in time writes on at the end
   if (!out) {
     std::perror(argv[1]);
     return 1;
