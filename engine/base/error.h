@@ -10,15 +10,23 @@
 
 #include <cerrno>
 #include <exception>
-#include <source_location>
 #include <string>
 #include <utility>
 
 namespace ckpt {
 
+/// Where in the source something was written: std::source_location, which clang 14 does not offer with GCC's library.
+struct SourceLocation {
+  const char* file = "";
+  unsigned line = 0;
+  static consteval SourceLocation current(const char* f = __builtin_FILE(), unsigned l = __builtin_LINE()) {
+    return {f, l};
+  }
+};
+
 class Error : public std::exception {
  public:
-  Error(int err, std::string sentence, std::source_location where = std::source_location::current())
+  Error(int err, std::string sentence, SourceLocation where = SourceLocation::current())
       : errno_(err), sentence_(std::move(sentence)), where_(where) {}
 
   /// The errno that a system call would report; never 0.
@@ -27,12 +35,12 @@ class Error : public std::exception {
   const std::string& sentence() const { return sentence_; }
   const char* what() const noexcept override { return sentence_.c_str(); }
   /// Where it was thrown, for the daemon's debug log only.
-  const std::source_location& where() const { return where_; }
+  const SourceLocation& where() const { return where_; }
 
  private:
   int errno_;
   std::string sentence_;
-  std::source_location where_;
+  SourceLocation where_;
 };
 
 /// Text of an errno, as strerror(3), but thread-safe and without allocation.
@@ -42,10 +50,10 @@ const char* errno_text(int err);
 template <typename... Args>
 struct LocatedFormat {
   template <typename S>
-  consteval LocatedFormat(const S& s, std::source_location w = std::source_location::current())
+  consteval LocatedFormat(const S& s, SourceLocation w = SourceLocation::current())
       : format(s), where(w) {}
   fmt::format_string<Args...> format;
-  std::source_location where;
+  SourceLocation where;
 };
 
 template <typename... Args>

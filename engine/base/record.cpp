@@ -146,6 +146,17 @@ int64_t Record::get_i64_or(std::string_view name, int64_t fallback) const {
   return has(name) ? get_i64(name) : fallback;
 }
 
+std::vector<uint64_t> Record::numbers(std::string_view value, size_t count) const {
+  std::vector<uint64_t> out;
+  for (const std::string& word : split_words(value)) {
+    const auto number = parse_u64(word);
+    if (!number) fail(EINVAL, "{}: '{}' in '{}' is not a number", where_, escape(word), escape(value));
+    out.push_back(*number);
+  }
+  if (out.size() != count) fail(EINVAL, "{}: '{}' should be {} numbers", where_, escape(value), count);
+  return out;
+}
+
 std::vector<std::string> Record::all(std::string_view name) const {
   std::vector<std::string> values;
   for (const auto& [key, value] : lines_) {

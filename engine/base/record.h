@@ -48,6 +48,10 @@ class Record {
   int64_t get_i64(std::string_view name) const;
   uint64_t get_u64_or(std::string_view name, uint64_t fallback) const;
   int64_t get_i64_or(std::string_view name, int64_t fallback) const;
+  /// Exactly `count` numbers that stand on the line, separated by blanks.
+  std::vector<uint64_t> get_numbers(std::string_view name, size_t count) const { return numbers(get(name), count); }
+  /// The same for one value of a name that may repeat.
+  std::vector<uint64_t> numbers(std::string_view value, size_t count) const;
   /// Every value of a name that may repeat.
   std::vector<std::string> all(std::string_view name) const;
   const std::vector<std::pair<std::string, std::string>>& lines() const { return lines_; }

@@ -25,6 +25,8 @@ namespace ckpt {
 
 // ---- capture ----------------------------------------------------------------------------------------------------
 
+struct OpenFd;
+
 /// What a room may use while the process is stopped.
 struct CaptureContext {
   pid_t pid = 0;
@@ -37,6 +39,11 @@ struct CaptureContext {
   std::map<std::string, std::string>* objects = nullptr;
   /// Work for after the process goes on (copying a large deleted file from our own descriptor, say).
   std::vector<std::function<void()>>* later = nullptr;
+  /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
+  uint64_t* later_bytes = nullptr;
+  /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.
+  const std::vector<OpenFd>* fds = nullptr;
+  std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> fds_by_inode;
 
   /// A duplicate of the process's descriptor, sharing its file description (pidfd_getfd). Throws Error.
   UniqueFd take(int fd) const;
@@ -53,17 +60,20 @@ struct OpenFd {
   uint64_t pos = 0;
   uint32_t flags = 0;            ///< as open(2), O_CLOEXEC included
   int mnt_id = 0;
+  std::string fs_type;           ///< of its mount ("proc", "tmpfs"); empty on a block device and for no mount
   int shares = -1;               ///< lower descriptor with the same file description, -1 for none
   /// Value of a "name:\tvalue" line of fdinfo.
   std::optional<std::string> info(std::string_view name) const;
-  /// Values of all lines of fdinfo that begin with "name:" (epoll's tfd, inotify, ...).
+  /// Values of all lines of fdinfo that begin with "name:" or "name " (epoll's tfd, inotify, ...).
   std::vector<std::string> info_lines(std::string_view name) const;
 };
 
 // ---- restore ----------------------------------------------------------------------------------------------------
 
 /// What a room may use to make things again. Files are opened by the engine's own thread, which has taken the caller's
-/// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has.
+/// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has. For a
+/// plain caller the thread's effective capabilities must be empty as well: what a file shows may depend on those of its
+/// opener (/proc/kallsyms), which setfsuid(2) does not take away.
 struct RestoreContext {
   const ImageSource* image = nullptr;
   std::string prefix;
@@ -86,16 +96,22 @@ class DescriptorKind {
   /// Whether this kind is responsible. Kinds are asked in the order of the table, the first match wins.
   virtual bool matches(const OpenFd& fd) const = 0;
   /// Why this descriptor cannot be checkpointed ("an io_uring instance cannot be checkpointed"), or nothing.
-  /// Called before the process is stopped, so that a refusal disturbs nobody.
-  virtual std::optional<std::string> refuse(const OpenFd&) const { return std::nullopt; }
+  /// Called before the process is stopped, so that a refusal disturbs nobody, and again in the stop for what was
+  /// opened meanwhile. Of the context only pid, proc_dir, pid_fd and fds are there.
+  virtual std::optional<std::string> refuse(const CaptureContext&, const OpenFd&) const { return std::nullopt; }
   /// Adds this kind's fields to the record of fds/N (type, pos, flags and shares are there already), and whatever
   /// content belongs to it to the image.
   virtual void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const = 0;
   /// Makes the file description again: right object, flags, position. Throws Error without side effects on others.
   virtual UniqueFd restore(const RestoreContext& ctx, const Record& record) const = 0;
+  /// True where the description can only be made inside the process (it refers to the process): restore() returns a
+  /// placeholder, and finish() puts the real one at `fd` with dup3.
+  virtual bool made_in_process() const { return false; }
   /// What can only be done when every descriptor stands at its number in the new process (epoll targets, owner,
   /// POSIX locks): run with system calls of its main thread.
   virtual void finish(const RestoreContext&, const Record&, int /*fd*/, Remote&) const {}
+  /// Whether fcntl(F_SETOWN, F_SETSIG, O_ASYNC) means anything for it.
+  virtual bool has_owner() const { return false; }
 };
 
 /// Every kind, in the order they are asked. The last one matches everything and refuses it by name.
@@ -116,6 +132,8 @@ struct RestoredFd {
   int fd = -1;                   ///< number in the process
   bool cloexec = false;
   int file = -1;                 ///< index into RestoredFds::files
+  bool inherited = false;        ///< it, or what it shares, came from `inherit`: finish_descriptors leaves it alone
+  bool shared = false;           ///< a lower descriptor has the same file description
   Record record;
 };
 struct RestoredFds {
@@ -124,7 +142,9 @@ struct RestoredFds {
 };
 /// Parses fds/ and makes every file description in this process. `inherit` maps numbers to descriptors to use instead.
 RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit);
-/// Second half: finish() of every kind.
+/// Second half, when every descriptor stands at its number, every mapping is made, and the descriptors that served to
+/// make them are closed (closing any descriptor of a file drops the process's POSIX locks on it): finish() of every
+/// kind, POSIX locks, signal owners. Touches nothing but the process that `leader` belongs to.
 void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader);
 
 }  // namespace ckpt

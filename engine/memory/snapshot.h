@@ -1,10 +1,27 @@
 // A process's memory as of one instant, read while the process runs on.
 //
 // Strategies, best first; which one serves is decided from the kernel's features and the target (choose_snapshot):
-//   write-protect   userfaultfd write-protection in two phases (privileged targets)
-//   pre-copy        asynchronous write-protection and PAGEMAP_SCAN; the pages dirtied meanwhile are copied in the stop
+//   write-protect   userfaultfd write-protection in two phases (privileged daemon, Linux 6.7)
 //   fork            a copy-on-write child of the target, invisible to it, reaped afterwards
 //   copy            everything is read while stopped: always possible, also used when the process is not to go on
+//
+// How the control thread uses one (each step may do nothing; errors are Error, the process is then let go unharmed):
+//
+//   auto snapshot = choose_snapshot(pid, target);
+//   if (snapshot->wants_prepare_stop()) {
+//     ...stop...; snapshot->prepare(vmas, leader); ...resume...     // a few system calls in the process, ~0.2 ms
+//     snapshot->arm(vmas);                                          // process running; the long part
+//   }
+//   ...stop...; snapshot->fix(vmas, leader);                        // THE instant
+//   if (snapshot->needs_stop()) capture_memory(*snapshot, ...);     // "copy"
+//   ...resume...
+//   if (!snapshot->needs_stop()) capture_memory(*snapshot, ...);    // any thread; throws SnapshotLost
+//   if (snapshot->wants_release_stop()) { ...stop...; snapshot->release(&leader); ...resume... }
+//   else snapshot->release(nullptr);
+//
+// All of it in the thread that traces the process. A SnapshotLost means: the process has unmapped memory that was not
+// copied yet, or does not allow this strategy (also from prepare()). Nothing is wrong with the process; release, begin a
+// new image and take it again with choose_snapshot(..., without = "write-protect").
 #pragma once
 
 #include <cstdint>
@@ -13,13 +30,18 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/engine.h"
 #include "engine/image/image.h"
 #include "engine/process/remote.h"
 
 namespace ckpt {
+
+/// End of the largest user address space (x86-64 with five levels of page tables, arch/x86/include/asm/page_64_types.h).
+inline constexpr uint64_t kTaskSizeMax = (uint64_t{1} << 56) - kPageSize;
 
 /// One mapping (VMA) of a process.
 struct Vma {
@@ -29,40 +51,87 @@ struct Vma {
   uint64_t offset = 0;           ///< into the file, bytes
   uint32_t dev_major = 0, dev_minor = 0;
   uint64_t inode = 0;
-  std::string path;              ///< as in /proc/PID/maps: a path, "[heap]", "" ...
+  std::string path;              ///< as in /proc/PID/maps: a path, "[heap]", "" ... (newlines stay \012)
   std::string vm_flags;          ///< two-letter words of smaps' VmFlags, "" where not read
+  uint64_t size() const { return end - start; }
   bool has_flag(std::string_view two_letters) const;
   bool anonymous() const { return inode == 0 && !shared; }
-  bool special() const;          ///< [vdso], [vvar], [vvar_vclock], [vsyscall]
+  bool special() const;          ///< [vdso], [vvar], [vvar_vclock], [vsyscall]: the kernel's own, never saved
+  /// A mapping of a file without a name: memfd, shared anonymous memory, System V segment, deleted file.
+  bool unnamed_file() const;
+  /// For messages: "mapping 7f12-7f13 (/lib/x.so)".
+  std::string name() const;
 };
 
-/// Text of /proc/PID/maps or smaps -> VMAs. Throws Error(EINVAL) with `where` on malformed text (hostile in an image).
+/// Text of /proc/PID/maps or smaps -> VMAs, ascending, disjoint, page-aligned, within the address space. Throws
+/// Error(EINVAL) with `where` on anything else (hostile in an image).
 std::vector<Vma> parse_maps(std::string_view text, const std::string& where);
 
 /// A run of memory to save, page-aligned.
 struct Range {
   uint64_t start = 0, end = 0;
   uint64_t size() const { return end - start; }
+  auto operator<=>(const Range&) const = default;
+};
+
+/// The name of a run below segments/: "00400000-00401000", spelled as in /proc/PID/maps; and strictly back again.
+/// Throws Error(EINVAL), `where` being the file's path.
+std::string range_name(Range range);
+Range parse_range_name(std::string_view name, const std::string& where);
+
+/// Memory of the instant is gone before it was copied (see above). err() is EAGAIN.
+class SnapshotLost : public Error {
+ public:
+  using Error::Error;
 };
 
 /// A fixed instant of a process's memory. Used by one control thread; read() by several.
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  /// Name for stats and manifest: "write-protect", "pre-copy", "fork", "copy".
+  /// Name for stats and manifest: "write-protect", "fork", "copy".
   virtual const char* name() const = 0;
-  /// While the process runs (traced, not stopped): prepare what makes the stop short. May do nothing.
-  virtual void prepare(const std::vector<Vma>& vmas) = 0;
-  /// While stopped: fixes the instant. `vmas` is the table as of the stop.
+
+  /// True where prepare() must be called in a short stop of its own before the real one.
+  virtual bool wants_prepare_stop() const { return false; }
+  /// While stopped, the first time: the few calls that must be made inside the process.
+  virtual void prepare(const std::vector<Vma>&, Remote&) {}
+  /// While the process runs again (traced): the long preparation that makes the stop short.
+  virtual void arm(const std::vector<Vma>&) {}
+
+  /// While stopped: fixes the instant. `vmas` is the table as of the stop (VmFlags are not needed).
   virtual void fix(const std::vector<Vma>& vmas, Remote& leader) = 0;
-  /// True where the process must stay stopped until drain() has returned ("copy").
+  /// True where the process must stay stopped until everything has been read ("copy").
   virtual bool needs_stop() const { return false; }
   /// The runs of touched pages that must be saved for this VMA, as of the instant. Ascending, disjoint.
   virtual std::vector<Range> touched(const Vma& vma) = 0;
-  /// Reads pages of `range` as of the instant. Each page is read once; thread-safe for disjoint ranges.
+  /// Reads pages of `range` as of the instant; `range` lies within one result of touched(). Each page is read once;
+  /// thread-safe for disjoint ranges. Throws SnapshotLost; Error(ESRCH, EIO) where the process died.
   virtual void read(Range range, std::span<std::byte> out) = 0;
-  /// Removes every trace from the process. Called also from the destructor.
-  virtual void release() = 0;
+
+  /// True where release() needs the process stopped once more, to leave nothing behind in it.
+  virtual bool wants_release_stop() const { return false; }
+  /// Removes every trace from the process; also called, without `leader`, by the destructor. Never throws.
+  virtual void release(Remote* leader) noexcept = 0;
 };
+
+/// What choose_snapshot goes by.
+struct SnapshotTarget {
+  pid_t pid = 0;
+  /// The process is ended or left stopped afterwards: a short stop is worth nothing.
+  bool stays_stopped = false;
+  /// Name of a strategy not to take (after SnapshotLost): this one and better ones are passed over.
+  std::string_view without = {};
+};
+
+/// Decides from the kernel, our own privileges, and the process's table and resident size. Cheap (no page table is
+/// walked). Throws Error(ESRCH).
+std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas);
+
+/// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.
+/// `buffer`: where no more than these bytes are found, they are read during fix() and the process need not wait.
+std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
+std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid);
+std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
 
 }  // namespace ckpt

@@ -1,8 +1,17 @@
 #include "engine/process/remote.h"
 
+#include <sys/ptrace.h>
+
 #include "engine/base/error.h"
 
 namespace ckpt {
+
+uint64_t Remote::signal_mask() {
+  // Where sigsuspend or ppoll have put another mask in place for a while, the kernel answers with the one to come back.
+  uint64_t mask = 0;
+  if (::ptrace(PTRACE_GETSIGMASK, tid(), sizeof mask, &mask) != 0) fail_errno("{}: thread {}: signal mask", pid(), tid());
+  return mask;
+}
 
 long Remote::call(const char* name, long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
                   uint64_t f) {

@@ -38,6 +38,9 @@ class Remote {
   virtual RemotePtr scratch() const = 0;
   virtual size_t scratch_size() const = 0;
 
+  /// The thread's own signal mask: an injector that blocks signals for its calls answers with the mask it found.
+  virtual uint64_t signal_mask();
+
   // Conveniences.
   /// As syscall(), but an error is thrown: "1234: sigaltstack in the process: Operation not permitted".
   long call(const char* name, long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0,

@@ -1,0 +1,127 @@
+#include "ckptfs/command.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "engine/base/error.h"
+#include "engine/base/record.h"
+#include "engine/store/store.h"
+
+namespace ckpt {
+
+namespace {
+
+/// The CKPT_ flags that change what is captured. None can be honoured today, and ignoring one would break a promise.
+constexpr std::array<std::string_view, 4> kUnsupportedFlags = {"no_sockets", "no_pgrp_ttys", "hold_linkcnt", "cpu"};
+
+/// A word as it may stand in a message: short, and without what disturbs a terminal.
+std::string shown(std::string_view word) {
+  constexpr size_t kLongest = 64;
+  std::string text;
+  for (const char c : word.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += byte < 0x80 ? escape(std::string_view(&c, 1)) : fmt::format("\\{:03o}", byte);
+  }
+  return word.size() > kLongest ? text + "..." : text;
+}
+
+std::string image_name(std::string_view verb, std::string_view name) {
+  if (!valid_image_name(name)) fail(EINVAL, "{}: '{}' is not a name that an image can have", verb, shown(name));
+  return std::string(name);
+}
+
+void parse_checkpoint_option(CheckpointCommand& command, const std::string& word) {
+  constexpr std::string_view kNameOption = "name=";
+  if (word == "exit" || word == "stop") {
+    if (command.after != AfterCapture::go_on) {
+      fail(EINVAL, "{}: only one of exit and stop can be given", command.pid);
+    }
+    command.after = word == "exit" ? AfterCapture::exit : AfterCapture::stop;
+  } else if (word.starts_with(kNameOption)) {
+    if (!command.name.empty()) fail(EINVAL, "{}: name= is given twice", command.pid);
+    command.name = image_name(std::to_string(command.pid), std::string_view(word).substr(kNameOption.size()));
+  } else if (std::ranges::find(kUnsupportedFlags, word) != kUnsupportedFlags.end()) {
+    fail(EOPNOTSUPP, "{}: the option {} is not supported", command.pid, word);
+  } else {
+    fail(EINVAL, "{}: unknown option '{}'", command.pid, shown(word));
+  }
+}
+
+CheckpointCommand parse_checkpoint(const std::vector<std::string>& words) {
+  CheckpointCommand command;
+  const auto pid = parse_u64(words[0]);
+  if (!pid || *pid == 0 || *pid > static_cast<uint64_t>(std::numeric_limits<pid_t>::max())) {
+    fail(EINVAL, "'{}' is not a pid", shown(words[0]));
+  }
+  command.pid = static_cast<pid_t>(*pid);
+  for (size_t i = 1; i < words.size(); ++i) parse_checkpoint_option(command, words[i]);
+  return command;
+}
+
+std::string argument(const std::vector<std::string>& words) {
+  if (words.size() < 2) fail(EINVAL, "{}: the name of an image is missing", words[0]);
+  return image_name(words[0], words[1]);
+}
+
+RestoreCommand parse_restore(const std::vector<std::string>& words) {
+  RestoreCommand command;
+  command.name = argument(words);
+  for (size_t i = 2; i < words.size(); ++i) {
+    if (words[i] != "stopped") fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
+    command.stopped = true;
+  }
+  return command;
+}
+
+DeleteCommand parse_delete(const std::vector<std::string>& words) {
+  DeleteCommand command{argument(words)};
+  if (words.size() > 2) fail(EINVAL, "delete {}: unknown option '{}'", command.name, shown(words[2]));
+  return command;
+}
+
+/// For verbs whose argument is one of two words: whether it is the second.
+bool is_second_of(const std::vector<std::string>& words, std::string_view first, std::string_view second) {
+  if (words.size() != 2 || (words[1] != first && words[1] != second)) {
+    fail(EINVAL, "{}: one word must follow, {} or {}", words[0], first, second);
+  }
+  return words[1] == second;
+}
+
+bool is_text(std::string_view line) {
+  return std::ranges::none_of(line, [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return (byte < 0x20 && c != '\t') || byte == 0x7f;
+  });
+}
+
+}  // namespace
+
+std::vector<std::string_view> split_commands(std::string_view written) {
+  std::vector<std::string_view> lines;
+  while (!written.empty()) {
+    const size_t end = std::min(written.find('\n'), written.size());
+    const std::string_view line = written.substr(0, end);
+    written.remove_prefix(std::min(end + 1, written.size()));
+    if (line.size() > kMaxCommandLine) {
+      fail(EINVAL, "ctl: a line of {} bytes is too long (at most {})", line.size(), kMaxCommandLine);
+    }
+    if (!is_text(line)) fail(EINVAL, "ctl: what was written is not text");
+    const size_t start = line.find_first_not_of(" \t");
+    if (start != std::string_view::npos && line[start] != '#') lines.push_back(line);
+  }
+  return lines;
+}
+
+Command parse_command(std::string_view line) {
+  const std::vector<std::string> words = split_words(line);
+  if (words.empty()) fail(EINVAL, "ctl: the line is empty");
+  if (words[0] == "restore") return parse_restore(words);
+  if (words[0] == "delete") return parse_delete(words);
+  if (words[0] == "gc") return GcCommand{is_second_of(words, "now", "dry-run")};
+  if (words[0] == "check") return CheckCommand{is_second_of(words, "sampled", "full")};
+  if (words[0][0] >= '0' && words[0][0] <= '9') return parse_checkpoint(words);
+  fail(EINVAL, "ctl: unknown word '{}'", shown(words[0]));
+}
+
+}  // namespace ckpt

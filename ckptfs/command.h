@@ -1,0 +1,62 @@
+// The language of ctl: one command a line, `PID [option...]` or `VERB ARGUMENT [option...]`.
+//
+//   1234 exit name=before-upgrade
+//   restore 1234 stopped
+//   delete 1234@1
+//   gc now|dry-run
+//   check sampled|full
+//
+// Only text is decided here: nothing is looked up, nothing is run. Hostile input is expected.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace ckpt {
+
+struct CheckpointCommand {
+  pid_t pid = 0;
+  AfterCapture after = AfterCapture::go_on;
+  std::string name;   ///< label; empty for the pid
+};
+
+struct RestoreCommand {
+  std::string name;
+  bool stopped = false;
+};
+
+struct DeleteCommand {
+  std::string name;
+};
+
+/// Free the pages that no image refers to.
+struct GcCommand {
+  bool dry_run = false;   ///< only count them
+};
+
+/// Compare the store's pages with their digests.
+struct CheckCommand {
+  bool full = false;      ///< every one, not one in a hundred
+};
+
+using Command = std::variant<CheckpointCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
+
+/// Longest line in bytes, without its newline.
+inline constexpr size_t kMaxCommandLine = 4096;
+
+/// Splits what was written to ctl into its lines; empty lines and comments (#) are left out. Throws Error(EINVAL)
+/// for what is not text (a control byte other than tab) or has a line above kMaxCommandLine: then no line of it is
+/// to be run.
+std::vector<std::string_view> split_commands(std::string_view written);
+
+/// Parses one line. Throws Error with a sentence that names the word: EINVAL for one that is unknown, given twice or
+/// missing; EOPNOTSUPP for a flag of ckpt_checkpoint(2) that is known but cannot be honoured.
+Command parse_command(std::string_view line);
+
+}  // namespace ckpt

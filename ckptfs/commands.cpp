@@ -1,0 +1,97 @@
+#include "ckptfs/commands.h"
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+namespace ckpt {
+
+namespace {
+
+double milliseconds(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
+
+/// The whole store is the business of root, and of who runs this daemon.
+void check_may_keep_store(const Caller& caller, const char* verb) {
+  if (caller.uid != 0 && caller.uid != ::geteuid()) {
+    fail(EPERM, "{}: only root and the user who mounted this filesystem may do that", verb);
+  }
+}
+
+Progress until(const CancelFlag* cancel) {
+  return [cancel](uint64_t, uint64_t) { return cancel == nullptr || !*cancel; };
+}
+
+}  // namespace
+
+void Commands::run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel) {
+  try {
+    log_.add(key, std::visit([&](const auto& c) { return run(c, caller, cancel); }, command));
+  } catch (const Error& error) {
+    log_.add(key, error.sentence());
+    throw;
+  } catch (const std::exception& error) {
+    log_.add(key, fmt::format("ckptfs: {}", error.what()));
+    throw;
+  }
+}
+
+std::string Commands::run(const CheckpointCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  CheckpointOptions options;
+  options.after = command.after;
+  options.name = command.name;
+  options.cancel = cancel;
+  try {
+    const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
+    catalog_.changed();
+    ++counters_.checkpoints;
+    return fmt::format("{}: checkpointed as {} in {:.1f} ms (stopped {:.1f} ms)", command.pid, result.name,
+                       milliseconds(result.total_ns), milliseconds(result.stop_ns));
+  } catch (...) {
+    ++counters_.failed_checkpoints;
+    throw;
+  }
+}
+
+std::string Commands::run(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  const auto tree = catalog_.open(command.name);
+  catalog_.check_may_read(*tree, command.name, caller.uid);
+  ResumeOptions options;
+  options.stopped = command.stopped;
+  options.cancel = cancel;
+  try {
+    const ResumeResult result = resume(tree->image(), caller, options);
+    ++counters_.resumes;
+    return fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
+                       milliseconds(result.total_ns));
+  } catch (...) {
+    ++counters_.failed_resumes;
+    throw;
+  }
+}
+
+std::string Commands::run(const DeleteCommand& command, const Caller& caller, const CancelFlag*) {
+  catalog_.remove(command.name, caller.uid);
+  return fmt::format("delete {}: deleted", command.name);
+}
+
+std::string Commands::run(const GcCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  check_may_keep_store(caller, "gc");
+  const GcResult result = catalog_.store().collect_garbage(command.dry_run, until(cancel));
+  return fmt::format("gc: {} {} pages in {} packs deleted and {} rewritten",
+                     command.dry_run ? "would free" : "freed", result.pages_freed, result.packs_deleted,
+                     result.packs_rewritten);
+}
+
+std::string Commands::run(const CheckCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  check_may_keep_store(caller, "check");
+  const auto level = command.full ? Store::CheckLevel::full : Store::CheckLevel::sampled;
+  const CheckResult result = catalog_.store().check(level, until(cancel));
+  if (!result.damage.empty()) {
+    fail(EIO, "check: {} of {} pages and {} files are damaged: {}", result.damage.size(), result.pages_checked,
+         result.files_checked, fmt::join(result.damage, "; "));
+  }
+  return fmt::format("check: {} pages and {} files checked, all good", result.pages_checked, result.files_checked);
+}
+
+}  // namespace ckpt

@@ -1,0 +1,36 @@
+// Runs the commands of ctl on the engine, with the rights of whoever wrote them, and keeps their outcome.
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "ckptfs/catalog.h"
+#include "ckptfs/command.h"
+#include "ckptfs/command_log.h"
+#include "ckptfs/counters.h"
+
+namespace ckpt {
+
+/// Thread-safe; outlives every open ctl.
+class Commands {
+ public:
+  Commands(Catalog& catalog, CommandLog& log, Counters& counters)
+      : catalog_(catalog), log_(log), counters_(counters) {}
+
+  /// Runs one command, blocks, logs the outcome under `key`, and throws its Error where it failed.
+  void run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel);
+  CommandLog& log() { return log_; }
+
+ private:
+  std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
+  std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
+  std::string run(const DeleteCommand&, const Caller&, const CancelFlag*);
+  std::string run(const GcCommand&, const Caller&, const CancelFlag*);
+  std::string run(const CheckCommand&, const Caller&, const CancelFlag*);
+
+  Catalog& catalog_;
+  CommandLog& log_;
+  Counters& counters_;
+};
+
+}  // namespace ckpt

@@ -1,0 +1,17 @@
+// What this mount has done so far, for stats.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace ckpt {
+
+struct Counters {
+  std::atomic<uint64_t> checkpoints{0};
+  std::atomic<uint64_t> failed_checkpoints{0};
+  std::atomic<uint64_t> resumes{0};
+  std::atomic<uint64_t> failed_resumes{0};
+  std::atomic<uint64_t> imports{0};
+};
+
+}  // namespace ckpt

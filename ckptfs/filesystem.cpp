@@ -1,0 +1,116 @@
+#include "ckptfs/filesystem.h"
+
+#include <unistd.h>
+
+#include <map>
+
+#include "ckptfs/cores_dir.h"
+#include "ckptfs/ctl.h"
+#include "ckptfs/drop_box.h"
+#include "ckptfs/images_dir.h"
+#include "ckptfs/text_node.h"
+
+namespace ckpt {
+
+namespace {
+
+class RootDir : public Node {
+ public:
+  explicit RootDir(Commands& commands) : Node(kRootIno), commands_(commands) {}
+
+  void add(const std::string& name, mode_t type, NodePtr node) {
+    children_.emplace(name, Child{std::move(node), type});
+  }
+
+  struct stat stat() const override {
+    nlink_t links = 2;
+    for (const auto& [name, child] : children_) links += S_ISDIR(child.type) ? 1 : 0;
+    return make_stat(S_IFDIR | 0755, ::geteuid(), ::getegid(), 0, links, started_);
+  }
+  double attribute_timeout() const override { return 1; }
+
+  NodePtr lookup(const Request&, const std::string& name) override {
+    if (name == "ctl") return std::make_shared<CtlNode>(commands_);
+    const auto found = children_.find(name);
+    if (found == children_.end()) fail(ENOENT, "{}: no such file", name);
+    return found->second.node;
+  }
+
+  std::vector<DirEntry> list(const Request&) override {
+    std::vector<DirEntry> result{{"ctl", kCtlIno, S_IFREG, nullptr}};
+    for (const auto& [name, child] : children_) {
+      result.push_back({name, child.node->ino(), child.type, nullptr});
+    }
+    return result;
+  }
+
+ private:
+  Commands& commands_;
+  struct Child {
+    NodePtr node;
+    mode_t type;
+  };
+  std::map<std::string, Child> children_;
+  const struct timespec started_ = now();
+};
+
+}  // namespace
+
+Filesystem::Filesystem(Store& store, std::string store_dir, CoreFactory cores)
+    : store_dir_(std::move(store_dir)),
+      catalog_(store),
+      commands_(catalog_, log_, counters_),
+      images_{catalog_, {}, {}, {}} {
+  const auto root = std::make_shared<RootDir>(commands_);
+  root->add("images", S_IFDIR, std::make_shared<ImagesDir>(images_, log_, counters_));
+  root->add("cores", S_IFDIR, std::make_shared<CoresDir>(catalog_, std::move(cores)));
+  root->add("restore", S_IFDIR, std::make_shared<DropBox>(store, log_, counters_));
+  root->add("stats", S_IFREG, std::make_shared<TextNode>(kStatsIno, 0444, ::geteuid(), ::getegid(),
+                                                         [this] { return stats(); }));
+  inodes_ = std::make_unique<InodeTable>(root);
+}
+
+void Filesystem::began(CancelFlag* work) {
+  const std::lock_guard lock(mutex_);
+  under_way_.insert(work);
+  if (ending_) *work = true;
+}
+
+void Filesystem::ended(CancelFlag* work) {
+  const std::lock_guard lock(mutex_);
+  under_way_.erase(work);
+}
+
+void Filesystem::end() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    for (CancelFlag* work : under_way_) *work = true;
+  }
+  workers_.wait_idle();
+}
+
+std::string Filesystem::stats() const {
+  const StoreStats store = catalog_.store().stats();
+  std::string text;
+  const auto line = [&](std::string_view name, uint64_t value) { text += fmt::format("{} {}\n", name, value); };
+  line("images", store.images);
+  line("logical_bytes", store.logical_bytes);
+  line("unique_pages", store.unique_pages);
+  line("stored_bytes", store.stored_bytes);
+  text += fmt::format("dedup_ratio {:.2f}\n",
+                      store.unique_pages == 0 ? 1.0
+                                              : static_cast<double>(store.logical_bytes) /
+                                                    static_cast<double>(store.unique_pages * kPageSize));
+  line("index_bytes", store.index_bytes);
+  line("packs", store.packs);
+  line("checkpoints", counters_.checkpoints);
+  line("failed_checkpoints", counters_.failed_checkpoints);
+  line("resumes", counters_.resumes);
+  line("failed_resumes", counters_.failed_resumes);
+  line("imports", counters_.imports);
+  line("inodes", inodes_->size());
+  return text;
+}
+
+}  // namespace ckpt

@@ -1,0 +1,61 @@
+// ckptfs: mounts the store, and serves it until it is unmounted.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+
+#include "ckptfs/core_source.h"
+#include "ckptfs/daemon.h"
+#include "ckptfs/filesystem.h"
+#include "ckptfs/options.h"
+#include "ckptfs/session.h"
+#include "engine/store/store.h"
+
+namespace {
+
+/// Only for its owner: the store holds the memory of other people's processes.
+void make_store_directory(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(dir).parent_path(), error);
+  if (error || (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST)) {
+    ckpt::fail(EIO, "{}: cannot be made: {}", dir, error ? error.message() : ckpt::errno_text(errno));
+  }
+}
+
+int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& background) {
+  const ckpt::BlockedSignals blocked;
+  make_store_directory(options.store);
+  const auto store = ckpt::open_rocksdb_store(options.store);
+  ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
+  ckpt::Session session(args, options, filesystem);
+  background.ready();
+  return session.serve();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  fuse_args args = FUSE_ARGS_INIT(argc, argv);
+  ckpt::Background background;
+  int status = EXIT_FAILURE;
+  try {
+    const ckpt::Options options = ckpt::parse_options(args);
+    if (options.show_help) {
+      ckpt::print_help(argv[0]);
+      status = EXIT_SUCCESS;
+    } else if (options.show_version) {
+      std::printf("ckptfs %s (libfuse %s)\n", CKPT_VERSION, fuse_pkgversion());
+      status = EXIT_SUCCESS;
+    } else {
+      if (!options.foreground) background.begin();
+      status = run(args, options, background);
+    }
+  } catch (const std::exception& error) {
+    background.failed(error.what());
+  }
+  fuse_opt_free_args(&args);
+  return status;
+}

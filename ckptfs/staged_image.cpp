@@ -1,0 +1,431 @@
+#include "ckptfs/staged_image.h"
+
+#include <fcntl.h>
+
+#include "ckptfs/staged_node.h"
+#include "ckptfs/text_node.h"
+
+namespace ckpt {
+
+namespace {
+
+constexpr std::string_view kErrorName = "error";
+
+}  // namespace
+
+StagedImage::StagedImage(std::unique_ptr<ImageBuilder> builder, std::string path, const Request& creator,
+                         mode_t mode, StagingOwner& owner)
+    : builder_(std::move(builder)),
+      path_(std::move(path)),
+      creator_(creator),
+      owner_(owner),
+      root_ino_(next_dynamic_ino()) {
+  Item& root = items_[root_ino_];
+  root.mode = S_IFDIR | (mode & 07777);
+  root.uid = creator.uid;
+  root.gid = creator.gid;
+  root.atime = root.mtime = root.ctime = now();
+  took_part(creator);
+}
+
+NodePtr StagedImage::root() { return node(root_ino_); }
+
+NodePtr StagedImage::node(Ino ino) { return std::make_shared<StagedNode>(shared_from_this(), ino); }
+
+StagedImage::State StagedImage::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+bool StagedImage::empty() const {
+  const std::lock_guard lock(mutex_);
+  return item(root_ino_).children.empty() && !error_;
+}
+
+void StagedImage::set_error(std::string sentence) {
+  const std::lock_guard lock(mutex_);
+  error_ = std::move(sentence);
+}
+
+std::optional<std::string> StagedImage::error() const {
+  const std::lock_guard lock(mutex_);
+  return error_;
+}
+
+void StagedImage::clear_error() {
+  const std::lock_guard lock(mutex_);
+  error_.reset();
+}
+
+std::string StagedImage::condition() const {
+  const std::lock_guard lock(mutex_);
+  return error_ ? *error_ : path_ + ": " + completion_.waiting_for();
+}
+
+bool StagedImage::lingers() const {
+  const std::lock_guard lock(mutex_);
+  return state_ == State::over && std::chrono::steady_clock::now() - last_use_ < kLinger;
+}
+
+bool StagedImage::lingers_for(const Request& request) const {
+  if (!lingers()) return false;
+  const pid_t process = request.process();
+  const std::lock_guard lock(mutex_);
+  if (!participants_.contains(process)) return false;
+  last_use_ = std::chrono::steady_clock::now();
+  return true;
+}
+
+void StagedImage::took_part(const Request& request) {
+  participants_.insert(request.process());  // 0 stands for all who live in another pid namespace
+}
+
+StagedImage::Item& StagedImage::item(Ino ino) {
+  const auto found = items_.find(ino);
+  if (found == items_.end()) fail(ESTALE, "{}: inode {} is gone", path_, ino);
+  return found->second;
+}
+
+const StagedImage::Item& StagedImage::item(Ino ino) const { return const_cast<StagedImage*>(this)->item(ino); }
+
+std::string StagedImage::path_locked(const Item& start) const {
+  std::string path = start.name;
+  if (start.parent == 0) fail(ENOENT, "{}: {} has been removed", path_, start.name);
+  for (const Item* at = &item(start.parent); at->parent != 0; at = &item(at->parent)) path = at->name + "/" + path;
+  return path;
+}
+
+void StagedImage::check_filling() const {
+  if (state_ == State::finishing) fail(EBUSY, "{}: complete, and being verified and resumed", path_);
+  if (state_ == State::over) fail(EROFS, "{}: its resume is over", path_);
+}
+
+std::shared_lock<std::shared_mutex> StagedImage::begin_change() const {
+  std::shared_lock changing(changing_);
+  const std::lock_guard lock(mutex_);
+  check_filling();
+  return changing;
+}
+
+void StagedImage::check_may_read() const {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::over) fail(ESTALE, "{}: its resume is over", path_);
+}
+
+struct stat StagedImage::stat(Ino ino) const {
+  const std::lock_guard lock(mutex_);
+  const Item& it = item(ino);
+  nlink_t links = 1;
+  if (S_ISDIR(it.mode)) {
+    links = 2;
+    for (const auto& [name, child] : it.children) links += S_ISDIR(item(child).mode) ? 1 : 0;
+  } else if (it.parent == 0) {
+    links = 0;
+  }
+  struct stat result = make_stat(it.mode, it.uid, it.gid, it.size, links, it.mtime);
+  result.st_atim = it.atime;
+  result.st_ctim = it.ctime;
+  return result;
+}
+
+void StagedImage::set_attributes(const Request& request, Ino ino, const struct stat& values,
+                                 const AttributeChanges& changes) {
+  if (changes.size) {
+    const auto changing = begin_change();
+    std::shared_ptr<StagedContent> content;
+    {
+      const std::lock_guard lock(mutex_);
+      content = item(ino).content;
+    }
+    if (!content) fail(EINVAL, "{}: only a file can be truncated", path_);
+    {
+      const std::lock_guard lock(content->mutex);
+      content->file->truncate(static_cast<uint64_t>(values.st_size));
+    }
+    content_changed(ino, static_cast<uint64_t>(values.st_size));
+  }
+  const std::lock_guard lock(mutex_);
+  took_part(request);
+  Item& it = item(ino);
+  const struct timespec time = now();
+  if (changes.mode) it.mode = (it.mode & S_IFMT) | (values.st_mode & 07777);
+  if (changes.uid) it.uid = values.st_uid;
+  if (changes.gid) it.gid = values.st_gid;
+  if (changes.atime) it.atime = changes.atime_now ? time : values.st_atim;
+  if (changes.mtime) it.mtime = changes.mtime_now ? time : values.st_mtim;
+  it.ctime = time;
+  last_use_ = std::chrono::steady_clock::now();
+}
+
+std::string StagedImage::read_link(Ino ino) const {
+  const std::lock_guard lock(mutex_);
+  return item(ino).target;
+}
+
+NodePtr StagedImage::lookup(const Request&, Ino directory, const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  last_use_ = std::chrono::steady_clock::now();
+  const Item& parent = item(directory);
+  if (const auto found = parent.children.find(name); found != parent.children.end()) return node(found->second);
+  if (directory != root_ino_ || name != kErrorName) fail(ENOENT, "{}: no {}", path_, name);
+  return std::make_shared<TextNode>(next_dynamic_ino(), 0400, parent.uid, parent.gid,
+                                    [self = shared_from_this()] { return self->condition() + "\n"; });
+}
+
+std::vector<DirEntry> StagedImage::list(Ino directory) {
+  const std::lock_guard lock(mutex_);
+  std::vector<DirEntry> result;
+  const Item& parent = item(directory);
+  for (const auto& [name, child] : parent.children) result.push_back({name, child, item(child).mode & S_IFMT, {}});
+  if (directory == root_ino_ && error_) result.push_back({std::string(kErrorName), next_dynamic_ino(), S_IFREG, {}});
+  return result;
+}
+
+Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const Request& request) {
+  check_filling();
+  Item& parent = item(directory);
+  if (directory != root_ino_ && parent.parent == 0) fail(ENOENT, "{}: {} has been removed", path_, parent.name);
+  if (parent.children.contains(name)) fail(EEXIST, "{}: {} is there already", path_, name);
+  const Ino ino = next_dynamic_ino();
+  Item child;
+  child.parent = directory;
+  child.name = name;
+  child.mode = mode;
+  child.uid = request.uid;
+  child.gid = request.gid;
+  child.atime = child.mtime = child.ctime = now();
+  if (!valid_image_path(path_locked(child))) fail(EINVAL, "{}: {} is no name for a file", path_, name);
+  parent.children.emplace(name, ino);
+  parent.mtime = parent.ctime = child.mtime;
+  items_.emplace(ino, std::move(child));
+  took_part(request);
+  error_.reset();  // of the attempt before
+  return ino;
+}
+
+void StagedImage::detach(Ino ino) {
+  Item& it = item(ino);
+  if (!S_ISDIR(it.mode)) {
+    const std::string path = path_locked(it);
+    if ((it.content || S_ISLNK(it.mode)) && state_ != State::over) builder_->remove(path);
+    completion_.unsettle(path);
+    if (path == kManifestName) completion_.drop_manifest();
+  }
+  item(it.parent).children.erase(it.name);
+  it.parent = 0;
+  it.content.reset();
+}
+
+std::pair<NodePtr, HandlePtr> StagedImage::create(const Request& request, Ino directory, const std::string& name,
+                                                  mode_t mode, int flags) {
+  const std::lock_guard lock(mutex_);
+  const Ino ino = add(directory, name, S_IFREG | (mode & 07777), request);
+  Item& it = item(ino);
+  auto content = std::make_shared<StagedContent>();
+  try {
+    content->file = builder_->open(path_locked(it));
+  } catch (...) {
+    detach(ino);
+    throw;
+  }
+  it.content = content;
+  const auto handle = std::make_shared<StagedHandle>(shared_from_this(), ino, content, flags);
+  handle->mark_changed();
+  return {node(ino), handle};
+}
+
+HandlePtr StagedImage::open(const Request& request, Ino ino, int flags) {
+  const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+  std::shared_ptr<StagedHandle> handle;
+  {
+    const std::lock_guard lock(mutex_);
+    Item& it = item(ino);
+    if (!it.content) fail(S_ISDIR(it.mode) ? EISDIR : ENOENT, "{}: {} is not a file", path_, it.name);
+    if (writes) {
+      check_filling();
+      took_part(request);
+    }
+    handle = std::make_shared<StagedHandle>(shared_from_this(), ino, it.content, flags);
+  }
+  if ((flags & O_TRUNC) != 0 && writes) {
+    struct stat values {};
+    AttributeChanges cut;
+    cut.size = true;
+    set_attributes(request, ino, values, cut);
+    handle->mark_changed();
+  }
+  return handle;
+}
+
+NodePtr StagedImage::make_directory(const Request& request, Ino directory, const std::string& name, mode_t mode) {
+  const std::lock_guard lock(mutex_);
+  return node(add(directory, name, S_IFDIR | (mode & 07777), request));
+}
+
+std::pair<NodePtr, Work> StagedImage::make_link(const Request& request, Ino directory, const std::string& name,
+                                                const std::string& target) {
+  const std::lock_guard lock(mutex_);
+  const Ino ino = add(directory, name, S_IFLNK | 0777, request);
+  Item& it = item(ino);
+  const std::string path = path_locked(it);
+  try {
+    builder_->put_link(path, target);
+  } catch (...) {
+    it.mode = S_IFDIR;  // nothing of it is in the builder
+    detach(ino);
+    throw;
+  }
+  it.target = target;
+  it.size = target.size();
+  it.settled = true;
+  completion_.settle(path, EntryType::symlink, it.size);
+  return {node(ino), settled(request, path)};
+}
+
+void StagedImage::remove(Ino directory, const std::string& name, bool is_directory) {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::finishing) check_filling();
+  Item& parent = item(directory);
+  const auto found = parent.children.find(name);
+  if (found == parent.children.end()) {
+    if (directory != root_ino_ || name != kErrorName || !error_) fail(ENOENT, "{}: no {}", path_, name);
+    error_.reset();
+    return;
+  }
+  const Item& it = item(found->second);
+  if (S_ISDIR(it.mode) != is_directory) fail(is_directory ? ENOTDIR : EISDIR, "{}: {}", path_, name);
+  if (!it.children.empty()) fail(ENOTEMPTY, "{}: {} is not empty", path_, name);
+  detach(found->second);
+}
+
+void StagedImage::settle_below(Ino ino) {
+  const Item& it = item(ino);
+  for (const auto& [name, child] : it.children) settle_below(child);
+  // What is still being written is settled when it is closed.
+  if (S_ISDIR(it.mode) || !it.settled) return;
+  completion_.settle(path_locked(it), S_ISLNK(it.mode) ? EntryType::symlink : EntryType::file, it.size);
+}
+
+Work StagedImage::rename(const Request& request, Ino directory, const std::string& name, Ino to_directory,
+                         const std::string& to) {
+  const std::lock_guard lock(mutex_);
+  check_filling();
+  const auto found = item(directory).children.find(name);
+  if (found == item(directory).children.end()) fail(ENOENT, "{}: no {}", path_, name);
+  const Ino ino = found->second;
+  if (const auto target = item(to_directory).children.find(to); target != item(to_directory).children.end()) {
+    if (target->second == ino) return {};
+    if (!item(target->second).children.empty()) fail(ENOTEMPTY, "{}: {} is not empty", path_, to);
+    detach(target->second);
+  }
+  // The builder knows files only: a directory moves file by file.
+  const std::string from_path = path_locked(item(ino));
+  std::vector<std::pair<Ino, std::string>> moved;
+  const std::function<void(Ino)> collect = [&](Ino at) {
+    for (const auto& [child_name, child] : item(at).children) collect(child);
+    if (!S_ISDIR(item(at).mode)) moved.emplace_back(at, path_locked(item(at)));
+  };
+  collect(ino);
+  item(directory).children.erase(name);
+  item(to_directory).children.emplace(to, ino);
+  item(ino).parent = to_directory;
+  item(ino).name = to;
+  for (const auto& [at, old_path] : moved) {
+    builder_->rename(old_path, path_locked(item(at)));
+    completion_.unsettle(old_path);
+    if (old_path == kManifestName) completion_.drop_manifest();
+  }
+  took_part(request);
+  settle_below(ino);
+  return settled(request, path_locked(item(ino)));
+}
+
+void StagedImage::content_changed(Ino ino, uint64_t size) {
+  const std::lock_guard lock(mutex_);
+  Item& it = item(ino);
+  it.size = size;
+  it.settled = false;
+  it.mtime = it.ctime = now();
+  if (it.parent == 0) return;
+  const std::string path = path_locked(it);
+  completion_.unsettle(path);
+  if (path == kManifestName) completion_.drop_manifest();
+}
+
+Work StagedImage::content_settled(const Request& request, Ino ino) {
+  const std::lock_guard lock(mutex_);
+  Item& it = item(ino);
+  if (it.parent == 0 || state_ != State::filling) return {};
+  it.settled = true;
+  const std::string path = path_locked(it);
+  completion_.settle(path, EntryType::file, it.size);
+  return settled(request, path);
+}
+
+void StagedImage::read_manifest() {
+  constexpr uint64_t kLargest = 64 << 20;
+  const Item& root = item(root_ino_);
+  const auto found = root.children.find(std::string(kManifestName));
+  if (found == root.children.end() || !item(found->second).content) return;
+  const Item& manifest = item(found->second);
+  if (manifest.size == 0) return;  // the shell closes a redirection before anything is written
+  if (manifest.size > kLargest) fail(EFBIG, "{}/manifest: {} bytes are too many", path_, manifest.size);
+  std::string text(manifest.size, '\0');
+  {
+    const std::lock_guard lock(manifest.content->mutex);
+    manifest.content->file->read(0, std::as_writable_bytes(std::span(text)));
+  }
+  completion_.set_manifest(Manifest::parse(text, path_ + "/manifest"));
+}
+
+Work StagedImage::settled(const Request& request, const std::string& path) {
+  try {
+    if (path == kManifestName) read_manifest();
+    if (completion_.complete()) return begin_finish(request);
+    if (const auto wrong = completion_.wrong_file()) fail(EINVAL, "{}: {}", path_, *wrong);
+    return {};
+  } catch (const Error& error) {
+    // The close carries the errno; the sentence is recorded where this lock is not held.
+    error_ = error.sentence();
+    return {[this, self = shared_from_this(), request, error](const CancelFlag&) {
+              owner_.refused(*this, request, error);
+              throw error;
+            },
+            {}};
+  }
+}
+
+Work StagedImage::begin_finish(const Request& request) {
+  state_ = State::finishing;
+  return {[this, self = shared_from_this(), request, caller = request.caller()](const CancelFlag& cancel) {
+            finish(request, caller, cancel);
+          },
+          {}};
+}
+
+void StagedImage::finish(const Request& request, const Caller& caller, const CancelFlag& cancel) {
+  const auto end = [&](const std::string& line, const Error* error) {
+    {
+      const std::lock_guard lock(mutex_);
+      state_ = State::over;
+      last_use_ = std::chrono::steady_clock::now();
+      if (error != nullptr) error_ = error->sentence();
+    }
+    owner_.over(*this, request, line, error);
+  };
+  try {
+    // Writes that were under way when the state changed; later ones are refused.
+    { const std::unique_lock drained(changing_); }
+    verify_image(*builder_, true);
+    end(owner_.complete(*this, caller, cancel), nullptr);
+  } catch (const Error& error) {
+    end({}, &error);
+    throw;
+  } catch (const std::exception& error) {
+    const Error as_error(EIO, fmt::format("{}: {}", path_, error.what()));
+    end({}, &as_error);
+    throw as_error;
+  }
+}
+
+}  // namespace ckpt

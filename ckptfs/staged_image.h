@@ -1,0 +1,144 @@
+// An image that is being copied in: the tree that the copier sees, and the decision when it is complete.
+//
+// filling -> (complete) -> finishing: verified, then imported or resumed -> over
+//                                        |
+// When it is over it is out of the tree for everybody but the processes that filled it: cp -a and tar still set the
+// times and modes of directories after the last close. They find it for a few seconds more.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+
+#include "ckptfs/completion.h"
+#include "ckptfs/node.h"
+#include "engine/store/store.h"
+
+namespace ckpt {
+
+/// The content of one file, shared by its open handles.
+struct StagedContent {
+  std::mutex mutex;   ///< guards file
+  std::shared_ptr<StagedFile> file;
+};
+
+class StagedImage;
+
+/// The directory that staged images stand in: what becomes of them. Calls come under no lock of the image.
+class StagingOwner {
+ public:
+  virtual ~StagingOwner() = default;
+  /// Does what the image was copied in for; it is complete, verified, and does not change any more. Returns the line
+  /// for ctl; throws Error. Runs on a worker.
+  virtual std::string complete(StagedImage& image, const Caller& caller, const CancelFlag& cancel) = 0;
+  /// A file was refused; the image can still be put right.
+  virtual void refused(StagedImage& image, const Request& request, const Error& error) = 0;
+  /// The image has become something (`line`), or failed (`error` set). It leaves the tree.
+  virtual void over(StagedImage& image, const Request& request, const std::string& line, const Error* error) = 0;
+};
+
+class StagedImage : public std::enable_shared_from_this<StagedImage> {
+ public:
+  enum class State { filling, finishing, over };
+
+  StagedImage(std::unique_ptr<ImageBuilder> builder, std::string path, const Request& creator, mode_t mode,
+              StagingOwner& owner);
+
+  /// The node of the image's directory.
+  NodePtr root();
+  const std::string& path() const { return path_; }   ///< "restore/1234", for messages
+  const Request& creator() const { return creator_; }
+  ImageBuilder& builder() { return *builder_; }
+  State state() const;
+  bool empty() const;
+
+  /// The reason of the last failure; kept as restore/NAME/error.
+  void set_error(std::string sentence);
+  std::optional<std::string> error() const;
+  void clear_error();
+  /// The error, or what is still missing.
+  std::string condition() const;
+
+  /// True where the process took part in the filling, the image is over, and it still looks for its files.
+  bool lingers_for(const Request& request) const;
+  bool lingers() const;
+
+  // The calls of the nodes and handles (staged_node.cpp). `ino` is an item's number.
+  struct stat stat(Ino ino) const;
+  void set_attributes(const Request&, Ino ino, const struct stat&, const AttributeChanges&);
+  std::string read_link(Ino ino) const;
+  NodePtr lookup(const Request&, Ino directory, const std::string& name);
+  std::vector<DirEntry> list(Ino directory);
+  std::pair<NodePtr, HandlePtr> create(const Request&, Ino directory, const std::string& name, mode_t, int flags);
+  NodePtr make_directory(const Request&, Ino directory, const std::string& name, mode_t mode);
+  std::pair<NodePtr, Work> make_link(const Request&, Ino directory, const std::string& name,
+                                     const std::string& target);
+  void remove(Ino directory, const std::string& name, bool is_directory);
+  Work rename(const Request&, Ino directory, const std::string& name, Ino to_directory, const std::string& to);
+  HandlePtr open(const Request&, Ino ino, int flags);
+  /// A handle has changed the file's content; `size` is the new one.
+  void content_changed(Ino ino, uint64_t size);
+  /// A handle that changed the file is being closed.
+  Work content_settled(const Request&, Ino ino);
+  /// To be held while a file's content is changed: nothing changes any more once the image is being verified.
+  /// Error(EBUSY, EROFS) where it is.
+  std::shared_lock<std::shared_mutex> begin_change() const;
+  /// Error(ESTALE) when the image is over: its pages are the resumed process's or the store's then.
+  void check_may_read() const;
+
+ private:
+  struct Item {
+    Ino parent = 0;   ///< 0 for the root and for what has been removed
+    std::string name;
+    mode_t mode = 0;  ///< with the type
+    uid_t uid = 0;
+    gid_t gid = 0;
+    struct timespec atime {}, mtime {}, ctime {};
+    std::map<std::string, Ino> children;
+    std::string target;
+    std::shared_ptr<StagedContent> content;
+    uint64_t size = 0;
+    bool settled = false;   ///< closed since its last change; a RELEASE would come too late to tell
+  };
+
+  // All of these with mutex_ held.
+  Item& item(Ino ino);
+  const Item& item(Ino ino) const;
+  std::string path_locked(const Item&) const;
+  Ino add(Ino directory, const std::string& name, mode_t mode, const Request&);
+  void detach(Ino ino);
+  void check_filling() const;
+  void took_part(const Request&);
+  void settle_below(Ino ino);
+  Work settled(const Request&, const std::string& path);
+  void read_manifest();
+  Work begin_finish(const Request&);
+
+  void finish(const Request&, const Caller&, const CancelFlag&);
+  void refuse(const Request&, const Error&);
+  NodePtr node(Ino ino);
+
+  static constexpr std::chrono::seconds kLinger{3};
+
+  const std::unique_ptr<ImageBuilder> builder_;
+  const std::string path_;
+  const Request creator_;
+  StagingOwner& owner_;
+  const Ino root_ino_;
+
+  // Lock order: changing_, mutex_, StagedContent::mutex, the builder's.
+  mutable std::shared_mutex changing_;   ///< shared by writers of content
+  mutable std::mutex mutex_;             ///< guards all below
+  State state_ = State::filling;
+  std::unordered_map<Ino, Item> items_;
+  Completion completion_;
+  std::set<pid_t> participants_;
+  std::optional<std::string> error_;
+  mutable std::chrono::steady_clock::time_point last_use_;
+};
+
+}  // namespace ckpt

@@ -1,0 +1,99 @@
+#include "engine/checkpoint_checks.h"
+
+#include <elf.h>
+#include <fcntl.h>
+
+#include <array>
+
+#include "engine/base/error.h"
+
+namespace ckpt {
+namespace {
+
+std::string name_of(pid_t pid) {
+  try {
+    return read_status(pid).name;
+  } catch (const Error&) {
+    return "?";
+  }
+}
+
+void refuse_children(pid_t pid, int proc_dir) {
+  const std::vector<pid_t> children = list_children(proc_dir);
+  if (children.empty()) return;
+  fail(EOPNOTSUPP,
+       "{}: it has {} child process{} (first: {} {}); checkpointing a process tree is not supported yet", pid,
+       children.size(), children.size() == 1 ? "" : "es", children.front(), name_of(children.front()));
+}
+
+void refuse_namespaces(pid_t pid, int proc_dir) {
+  constexpr std::array<std::pair<const char*, const char*>, 8> kKinds = {{{"user", "user"},
+                                                                          {"pid", "pid"},
+                                                                          {"mnt", "mount"},
+                                                                          {"net", "network"},
+                                                                          {"ipc", "IPC"},
+                                                                          {"uts", "UTS"},
+                                                                          {"cgroup", "cgroup"},
+                                                                          {"time", "time"}}};
+  for (const auto& [file, name] : kKinds) {
+    const std::string path = fmt::format("ns/{}", file);
+    // A kernel without this kind has no such file.
+    if (::faccessat(AT_FDCWD, ("/proc/self/" + path).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (read_link(proc_dir, path) != read_link(AT_FDCWD, "/proc/self/" + path)) {
+      fail(EOPNOTSUPP, "{}: it is in another {} namespace; this is not supported yet", pid, name);
+    }
+  }
+}
+
+void refuse_32_bit(pid_t pid, int proc_dir) {
+  const UniqueFd exe(::openat(proc_dir, "exe", O_RDONLY | O_CLOEXEC));
+  std::array<unsigned char, EI_NIDENT> ident{};
+  if (!exe || ::pread(exe.get(), ident.data(), ident.size(), 0) != static_cast<ssize_t>(ident.size())) return;
+  if (ident[EI_CLASS] == ELFCLASS32) fail(EOPNOTSUPP, "{}: a 32-bit program cannot be checkpointed", pid);
+}
+
+}  // namespace
+
+void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
+  if (pid == ::getpid())
+    fail(EINVAL, "{}: this is the process that takes checkpoints; it cannot take its own", pid);
+  if (status.tgid != pid) fail(ESRCH, "{}: a thread of process {}, not a process", pid, status.tgid);
+  if (status.kernel_thread) fail(EINVAL, "{}: {} is a kernel thread", pid, status.name);
+  if (status.state == 'Z' || status.state == 'X') {
+    if (status.threads > 1) {
+      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid);
+    }
+    fail(ESRCH, "{}: the process has ended (it is a zombie)", pid);
+  }
+  if (status.tracer != 0) {
+    fail(EBUSY, "{}: it is traced already, by process {} ({})", pid, status.tracer, name_of(status.tracer));
+  }
+  if (status.seccomp != 0) {
+    fail(EOPNOTSUPP, "{}: it runs under seccomp ({} mode); this is not supported yet", pid,
+         status.seccomp == 1 ? "strict" : "filter");
+  }
+  if (status.shadow_stack) fail(EOPNOTSUPP, "{}: it uses a shadow stack; this is not supported", pid);
+  refuse_32_bit(pid, proc_dir);
+  refuse_namespaces(pid, proc_dir);
+  refuse_children(pid, proc_dir);
+}
+
+void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
+  for (const Vma& vma : vmas) {
+    if (vma.special()) continue;
+    const auto refuse = [&](const char* what) { fail(EOPNOTSUPP, "{}: {}: {}", pid, vma.name(), what); };
+    if (vma.path.starts_with("/[aio]")) refuse("asynchronous I/O (io_setup) cannot be checkpointed");
+    if (vma.path.starts_with("/secretmem")) refuse("secret memory (memfd_secret) cannot be read");
+    if (vma.has_flag("io") || vma.has_flag("pf")) refuse("memory of a device cannot be checkpointed");
+    if (vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui")) {
+      refuse("memory registered with a userfaultfd of the process cannot be checkpointed");
+    }
+    if (vma.has_flag("ss")) refuse("a shadow stack cannot be checkpointed");
+    if (vma.has_flag("sl")) refuse("a sealed mapping (mseal) cannot be checkpointed");
+    if (vma.has_flag("ht")) refuse("huge pages of hugetlbfs cannot be checkpointed");
+    // "anon_inode:[perf_event]", "socket:[123]": a file that has no path.
+    if (vma.inode != 0 && !vma.path.starts_with('/')) refuse("a mapping of this kind cannot be checkpointed");
+  }
+}
+
+}  // namespace ckpt

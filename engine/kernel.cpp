@@ -1,0 +1,145 @@
+#include "engine/kernel.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/kcmp.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "engine/base/error.h"
+#include "engine/base/fd.h"
+#include "engine/memory/page_scan.h"
+#include "engine/memory/userfault.h"
+#include "engine/process/procfs.h"
+#include "engine/process/tracee.h"
+
+namespace ckpt {
+namespace {
+
+// Beyond Debian 12's headers (Linux 6.1).
+constexpr uint64_t kUffdWpUnpopulated = 1 << 13, kUffdWpAsync = 1 << 15;
+constexpr int kTimerCreateRestoreIds = 77, kTimerCreateRestoreIdsGet = 2;
+
+bool have_capability(int cap) { return (read_status(::getpid()).cap_effective >> cap & 1) != 0; }
+
+bool probe_user_mode_only() {
+  return static_cast<bool>(
+      UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | kUffdUserModeOnly))));
+}
+
+UniqueFd own_pidfd() { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0))); }
+
+bool probe_pidfd_getfd() {
+  const UniqueFd pidfd = own_pidfd();
+  return pidfd && UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), pidfd.get(), 0)));
+}
+
+bool probe_kcmp() {
+  const UniqueFd fd = own_pidfd();
+  return fd && ::syscall(SYS_kcmp, ::getpid(), ::getpid(), KCMP_FILE, fd.get(), fd.get()) == 0;
+}
+
+bool probe_set_tid() {
+  // Arguments too small to be any version of clone_args: EINVAL from a kernel that has the call.
+  if (::syscall(SYS_clone3, nullptr, 0) == -1 && errno == ENOSYS) return false;
+  return have_capability(CAP_CHECKPOINT_RESTORE) || have_capability(CAP_SYS_ADMIN);
+}
+
+bool probe_rseq_configuration() {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) ::pause();
+  }
+  bool known = false;
+  try {
+    Tracee tracee(child, child);
+    tracee.interrupt();
+    known = tracee.wait_stop(std::chrono::steady_clock::now() + std::chrono::seconds(2)) &&
+            tracee.stopped() && tracee.rseq().has_value();
+  } catch (const Error&) {
+    // We may not trace at all: then this is not to be had either.
+  }
+  if (child > 0) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+  }
+  return known;
+}
+
+bool probe_timer_ids() { return ::prctl(kTimerCreateRestoreIds, kTimerCreateRestoreIdsGet, 0, 0, 0) >= 0; }
+
+bool probe_file_handles() {
+  file_handle handle{};
+  int mount = 0;
+  // EOVERFLOW tells the size that a handle needs here; EOPNOTSUPP would still be a kernel that has the call.
+  return ::name_to_handle_at(AT_FDCWD, "/", &handle, &mount, 0) == 0 || errno == EOVERFLOW ||
+         errno == EOPNOTSUPP;
+}
+
+bool probe_mm_map() {
+  unsigned size = 0;
+  return ::prctl(PR_SET_MM, PR_SET_MM_MAP_SIZE, &size, 0, 0) == 0;
+}
+
+bool probe_map_files() {
+  for (const Mapping& m : parse_mappings(read_file("/proc/self/maps"))) {
+    if (m.inode == 0) continue;
+    const std::string path = fmt::format("/proc/self/map_files/{:x}-{:x}", m.start, m.end);
+    return static_cast<bool>(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)));
+  }
+  return false;
+}
+
+std::vector<KernelFeature> probe() {
+  const uint64_t uffd = userfaultfd_features();
+  return {
+      {"ptrace", have_capability(CAP_SYS_PTRACE), "3.4",
+       "processes of every user (CAP_SYS_PTRACE); else one's own only"},
+      {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7",
+       "finding touched pages; else pagemap is read, slower"},
+      {"userfaultfd", uffd != 0, "4.3", "short stops and fast resumes (CAP_SYS_PTRACE); else stop and copy"},
+      {"UFFD_FEATURE_PAGEFAULT_FLAG_WP", (uffd & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0, "5.7",
+       "write-protected snapshots; else a copy-on-write child"},
+      {"UFFD_FEATURE_WP_HUGETLBFS_SHMEM", (uffd & UFFD_FEATURE_WP_HUGETLBFS_SHMEM) != 0, "5.19",
+       "write-protection of shared memory; else it is copied in the stop"},
+      {"UFFD_FEATURE_WP_UNPOPULATED", (uffd & kUffdWpUnpopulated) != 0, "6.4",
+       "write-protected snapshots of holes"},
+      {"UFFD_FEATURE_WP_ASYNC", (uffd & kUffdWpAsync) != 0, "6.7", "tracking of written pages"},
+      {"UFFD_USER_MODE_ONLY", probe_user_mode_only(), "5.11", "userfaultfd without privilege"},
+      {"pidfd_getfd", probe_pidfd_getfd(), "5.6", "taking descriptors over from the process; needed"},
+      {"clone3 set_tid", probe_set_tid(), "5.5",
+       "resuming under the old pid (CAP_CHECKPOINT_RESTORE); needed"},
+      {"kcmp", probe_kcmp(), "3.5", "descriptors that share a file description"},
+      {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13",
+       "restartable sequences; needed for glibc 2.35"},
+      {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15",
+       "POSIX timers under their old ids; else ids are counted up"},
+      {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
+      {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
+      {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)"},
+  };
+}
+
+}  // namespace
+
+const std::vector<KernelFeature>& kernel_features() {
+  static const std::vector<KernelFeature> features = probe();
+  return features;
+}
+
+bool kernel_has(std::string_view name) {
+  const auto& all = kernel_features();
+  const auto it =
+      std::find_if(all.begin(), all.end(), [name](const KernelFeature& f) { return f.name == name; });
+  if (it == all.end()) fail(EINVAL, "'{}' is not in the table of kernel features", name);
+  return it->available;
+}
+
+}  // namespace ckpt

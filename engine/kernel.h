@@ -1,0 +1,24 @@
+// What this kernel, and our rights on it, offer: probed once by trying, kept in one table that a user can
+// print (ckpt check --kernel).
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ckpt {
+
+struct KernelFeature {
+  std::string name;
+  bool available = false;
+  std::string since;     ///< the Linux version that brought it
+  std::string used_for;  ///< and what happens without it
+};
+
+/// The table. The first call probes (about a millisecond; it makes a short-lived child process). Thread-safe.
+const std::vector<KernelFeature>& kernel_features();
+
+/// Whether a feature of the table is available. The name must be one of the table (else Error EINVAL).
+bool kernel_has(std::string_view name);
+
+}  // namespace ckpt

@@ -1,0 +1,210 @@
+// Reading /proc/PID/fd: link text, stat and fdinfo of every descriptor, and which of them share a file description.
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <charconv>
+#include <memory>
+#include <tuple>
+
+#include "engine/base/error.h"
+#include "engine/kinds/kind.h"
+
+namespace ckpt {
+
+namespace {
+
+/// statx without asking a network or FUSE server: the server may be ourselves, or wait for the stopped process.
+bool stat_cached(int dir, const std::string& path, struct stat& st) {
+  struct statx stx = {};
+  if (statx(dir, path.c_str(), AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &stx) != 0) return false;
+  st = {};
+  st.st_dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+  st.st_rdev = makedev(stx.stx_rdev_major, stx.stx_rdev_minor);
+  st.st_ino = stx.stx_ino;
+  st.st_mode = stx.stx_mode;
+  st.st_nlink = stx.stx_nlink;
+  st.st_uid = stx.stx_uid;
+  st.st_gid = stx.stx_gid;
+  st.st_size = static_cast<off_t>(stx.stx_size);
+  st.st_blksize = stx.stx_blksize;
+  st.st_blocks = static_cast<blkcnt_t>(stx.stx_blocks);
+  st.st_mtim = {stx.stx_mtime.tv_sec, static_cast<long>(stx.stx_mtime.tv_nsec)};
+  st.st_ctim = {stx.stx_ctime.tv_sec, static_cast<long>(stx.stx_ctime.tv_nsec)};
+  return true;
+}
+
+std::vector<int> list_numbers(int proc_dir, pid_t pid) {
+  UniqueFd dir_fd(openat(proc_dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir_fd) fail_errno("{}: /proc/{}/fd", pid, pid);
+  const int own = dir_fd.get();
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(fdopendir(own), closedir);
+  if (!dir) fail_errno("{}: /proc/{}/fd", pid, pid);
+  dir_fd.release();
+  std::vector<int> numbers;
+  errno = 0;
+  while (const dirent* entry = readdir(dir.get())) {
+    int number = 0;
+    const std::string_view name = entry->d_name;
+    const auto [end, err] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (err != std::errc{} || end != name.data() + name.size()) continue;
+    if (pid == getpid() && number == own) continue;  // reading ourselves: not a descriptor of the caller's
+    numbers.push_back(number);
+  }
+  if (errno != 0) fail_errno("{}: /proc/{}/fd", pid, pid);
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+uint64_t parse_number(const std::optional<std::string>& text, int base) {
+  uint64_t value = 0;
+  if (text) std::from_chars(text->data(), text->data() + text->size(), value, base);
+  return value;
+}
+
+/// fdinfo in one read where it is short: with ten thousand descriptors every system call counts.
+std::string read_fdinfo(int info_dir, const std::string& name) {
+  const UniqueFd file = open_at(info_dir, name, O_RDONLY);
+  char buffer[2048];
+  const ssize_t n = ::read(file.get(), buffer, sizeof buffer);
+  if (n < 0) fail_errno("fdinfo/{}: read", name);
+  std::string text(buffer, static_cast<size_t>(n));
+  if (text.size() == sizeof buffer) text += read_all(file.get(), "fdinfo/" + name);
+  return text;
+}
+
+/// Nothing where the descriptor was closed meanwhile (the process may be running).
+std::optional<OpenFd> read_fd(int fd_dir, int info_dir, int number) {
+  OpenFd fd;
+  fd.fd = number;
+  const std::string name = fmt::to_string(number);
+  try {
+    fd.target = read_link(fd_dir, name);
+    fd.fdinfo = read_fdinfo(info_dir, name);
+  } catch (const Error& e) {
+    if (e.err() == ENOENT) return std::nullopt;
+    throw;
+  }
+  if (!stat_cached(fd_dir, name, fd.st)) {
+    if (errno == ENOENT) return std::nullopt;
+    fail_errno("/proc: fd {} ({}): statx", number, fd.target);
+  }
+  fd.pos = parse_number(fd.info("pos"), 10);
+  fd.flags = static_cast<uint32_t>(parse_number(fd.info("flags"), 8));
+  fd.mnt_id = static_cast<int>(parse_number(fd.info("mnt_id"), 10));
+  return fd;
+}
+
+/// Filesystem types by mount id, from /proc/PID/mountinfo: the id is the first word, the type follows " - ".
+std::map<int, std::string> read_mount_types(int proc_dir) {
+  std::map<int, std::string> types;
+  const std::string text = read_file(proc_dir, "mountinfo");
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t dash = line.find(" - ");
+    if (dash == std::string_view::npos) continue;
+    int id = 0;
+    std::from_chars(line.data(), line.data() + line.size(), id);
+    const std::string_view after = line.substr(dash + 3);
+    types.emplace(id, after.substr(0, after.find(' ')));
+  }
+  return types;
+}
+
+void fill_mount_types(std::vector<OpenFd>& fds, int proc_dir) {
+  std::optional<std::map<int, std::string>> types;
+  for (OpenFd& fd : fds) {
+    // Filesystems without a block device have major 0; the others need no special treatment.
+    if (major(fd.st.st_dev) != 0 || !fd.target.starts_with('/')) continue;
+    if (!types) types = read_mount_types(proc_dir);
+    const auto it = types->find(fd.mnt_id);
+    if (it != types->end()) fd.fs_type = it->second;
+  }
+}
+
+/// Order of two file descriptions, as kcmp(2) gives it: 0 equal, 1 less, 2 greater. A descriptor that was closed
+/// meanwhile counts as unequal.
+int compare_files(pid_t pid, int a, int b) {
+  const long result = syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
+  if (result < 0) {
+    if (errno == EBADF || errno == ESRCH) return a < b ? 1 : 2;
+    fail_errno("{}: kcmp, which tells shared file descriptions apart", pid);
+  }
+  return static_cast<int>(result);
+}
+
+/// What equal file descriptions have in common for certain, even while another process moves their position. The
+/// inode of anonymous files is one for all, so eventfds come apart by their id.
+auto group_key(const OpenFd& fd) {
+  const bool anonymous = fd.target.starts_with("anon_inode:");
+  return std::make_tuple(fd.st.st_dev, fd.st.st_ino, fd.st.st_mode & S_IFMT, fd.mnt_id,
+                         anonymous ? fd.target : std::string(), fd.info("eventfd-id").value_or(""));
+}
+
+void find_shared(pid_t pid, std::vector<OpenFd>& fds) {
+  std::map<decltype(group_key(fds[0])), std::vector<size_t>> groups;
+  for (size_t i = 0; i < fds.size(); ++i) groups[group_key(fds[i])].push_back(i);
+  for (auto& [key, group] : groups) {
+    if (group.size() < 2) continue;
+    // stable_sort: safe with an order that changes under us (the process may be running), and it keeps the lowest
+    // descriptor of each description first.
+    std::stable_sort(group.begin(), group.end(),
+                     [&](size_t a, size_t b) { return compare_files(pid, fds[a].fd, fds[b].fd) == 1; });
+    size_t first = group[0];
+    for (size_t i = 1; i < group.size(); ++i) {
+      if (compare_files(pid, fds[first].fd, fds[group[i]].fd) == 0) {
+        fds[group[i]].shares = fds[first].fd;
+      } else {
+        first = group[i];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<std::string> OpenFd::info(std::string_view name) const {
+  auto lines = info_lines(name);
+  if (lines.empty()) return std::nullopt;
+  return std::move(lines[0]);
+}
+
+std::vector<std::string> OpenFd::info_lines(std::string_view name) const {
+  std::vector<std::string> values;
+  std::string_view rest = fdinfo;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (!line.starts_with(name)) continue;
+    line.remove_prefix(name.size());
+    if (line.empty() || (line[0] != ':' && line[0] != ' ')) continue;
+    const size_t begin = line.find_first_not_of(" \t", 1);
+    values.emplace_back(begin == std::string_view::npos ? std::string_view() : line.substr(begin));
+  }
+  return values;
+}
+
+std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir) {
+  std::vector<OpenFd> fds;
+  const std::vector<int> numbers = list_numbers(proc_dir, pid);
+  const UniqueFd fd_dir = open_at(proc_dir, "fd", O_RDONLY | O_DIRECTORY);
+  const UniqueFd info_dir = open_at(proc_dir, "fdinfo", O_RDONLY | O_DIRECTORY);
+  fds.reserve(numbers.size());
+  for (const int number : numbers) {
+    if (auto fd = read_fd(fd_dir.get(), info_dir.get(), number)) fds.push_back(std::move(*fd));
+  }
+  fill_mount_types(fds, proc_dir);
+  find_shared(pid, fds);
+  return fds;
+}
+
+}  // namespace ckpt

@@ -1,0 +1,219 @@
+#include "engine/kinds/kind.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include "engine/base/error.h"
+#include "engine/kinds/fd_flags.h"
+#include "engine/kinds/locks.h"
+#include "engine/kinds/named_file.h"
+#include "engine/kinds/owner.h"
+
+namespace ckpt {
+
+namespace {
+
+// The kernel's own default ceiling (fs.nr_open); an image that asks for more is not one of ours.
+constexpr uint64_t kMaxFd = 1 << 20;
+constexpr uint64_t kMaxRecord = 64 << 20;
+
+std::string fd_name(const CaptureContext& ctx, const OpenFd& fd) {
+  return fmt::format("{}: fd {}", ctx.pid, fd.fd);
+}
+
+void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds) {
+  ctx.fds = &fds;
+  for (const OpenFd& fd : fds) ctx.fds_by_inode.emplace(std::make_pair(fd.st.st_dev, fd.st.st_ino), &fd);
+}
+
+void throw_refusal(const CaptureContext& ctx, const OpenFd& fd) {
+  if (auto why = kind_of(fd).refuse(ctx, fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
+}
+
+Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
+  const DescriptorKind& kind = kind_of(fd);
+  Record out;
+  out.add("type", kind.name());
+  if (fd.target.starts_with('/') && fd.st.st_nlink > 0) {
+    capture_path(ctx, fd.target, out);
+  } else {
+    out.add("target", fd.target);
+  }
+  out.add("pos", fd.pos);
+  out.add_hex("flags", fd.flags);
+  out.comment(flag_names(fd.flags));
+  if (fd.shares >= 0) {
+    out.add("shares", fd.shares);
+    return out;
+  }
+  throw_refusal(ctx, fd);
+  kind.capture(ctx, fd, out);
+  capture_locks(ctx, fd, out);
+  if (kind.has_owner()) capture_owner(ctx, fd, out);
+  return out;
+}
+
+struct ParsedFd {
+  int fd;
+  int shares;
+  Record record;
+};
+
+/// The number of "fds/17"; only its canonical decimal form is accepted, so that no number comes twice.
+int parse_fd_number(std::string_view name, const std::string& where) {
+  const auto number = parse_u64(name);
+  if (!number || *number > kMaxFd || fmt::to_string(*number) != name) {
+    fail(EINVAL, "{}: '{}' is not a descriptor number", where, escape(name));
+  }
+  return static_cast<int>(*number);
+}
+
+std::map<int, ParsedFd> parse_fds(const RestoreContext& ctx) {
+  std::map<int, ParsedFd> table;
+  const std::string dir = ctx.prefix + "fds";
+  for (const ImageEntry& entry : ctx.image->below(dir)) {
+    const std::string where = ctx.image->describe() + "/" + entry.path;
+    const int fd = parse_fd_number(std::string_view(entry.path).substr(dir.size() + 1), where);
+    if (entry.type != EntryType::file) fail(EINVAL, "{}: is not a regular file", where);
+    Record record = Record::parse(ctx.image->read(entry.path, kMaxRecord), where);
+    int shares = -1;
+    if (record.has("shares")) shares = static_cast<int>(record.get_u64("shares", kMaxFd));
+    table.emplace(fd, ParsedFd{fd, shares, std::move(record)});
+  }
+  for (const auto& [fd, parsed] : table) {
+    if (parsed.shares < 0) continue;
+    const auto other = table.find(parsed.shares);
+    if (parsed.shares >= fd || other == table.end() || other->second.shares >= 0) {
+      fail(EINVAL, "{}: shares {}, which is not a lower descriptor with a file of its own", parsed.record.where(),
+           parsed.shares);
+    }
+  }
+  return table;
+}
+
+UniqueFd duplicate(int fd, const std::string& where) {
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!copy) fail_errno("{}: the descriptor {} to take over", where, fd);
+  return copy;
+}
+
+}  // namespace
+
+UniqueFd CaptureContext::take(int fd) const {
+  UniqueFd mine(static_cast<int>(syscall(SYS_pidfd_getfd, pid_fd, fd, 0)));
+  if (!mine) fail_errno("{}: fd {}: pidfd_getfd", pid, fd);
+  return mine;
+}
+
+const DescriptorKind& kind_of(const OpenFd& fd) {
+  const auto& kinds = descriptor_kinds();
+  for (const DescriptorKind* kind : kinds) {
+    if (kind->matches(fd)) return *kind;
+  }
+  return *kinds.back();
+}
+
+const DescriptorKind& kind_named(std::string_view type, const std::string& where) {
+  for (const DescriptorKind* kind : descriptor_kinds()) {
+    if (type == kind->name()) return *kind;
+  }
+  fail(EOPNOTSUPP, "{}: the type '{}' is not known to this version", where, escape(type));
+}
+
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
+  const std::string dir = fmt::format("/proc/{}", pid);
+  const UniqueFd proc_dir = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
+  const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!pid_fd) fail_errno("{}: pidfd_open", pid);
+  CaptureContext ctx;
+  ctx.pid = pid;
+  ctx.proc_dir = proc_dir.get();
+  ctx.pid_fd = pid_fd.get();
+  set_table(ctx, fds);
+  for (const OpenFd& fd : fds) {
+    if (fd.shares >= 0) continue;
+    try {
+      throw_refusal(ctx, fd);
+    } catch (const Error& e) {
+      // Closed since the table was read: it refuses nothing any more.
+      if (e.err() != EBADF) throw;
+    }
+  }
+}
+
+void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>& fds) {
+  CaptureContext ctx = outer;
+  set_table(ctx, fds);
+  // Handing records to the image can wait until the process goes on; making them cannot.
+  auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
+  for (const OpenFd& fd : fds) {
+    records->emplace_back(fmt::format("{}fds/{}", ctx.prefix, fd.fd), capture_one(ctx, fd).text());
+  }
+  auto put = [records, image = ctx.image] {
+    for (const auto& [path, text] : *records) image->put(path, text);
+  };
+  if (ctx.later != nullptr) {
+    ctx.later->push_back(put);
+  } else {
+    put();
+  }
+}
+
+RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit) {
+  RestoredFds out;
+  std::map<int, size_t> index;  // fd -> out.fds
+  for (auto& [fd, parsed] : parse_fds(ctx)) {
+    RestoredFd restored;
+    restored.fd = fd;
+    restored.cloexec = (parsed.record.get_u64("flags", UINT32_MAX) & O_CLOEXEC) != 0;
+    const auto given = std::find_if(inherit.begin(), inherit.end(), [n = fd](auto& p) { return p.first == n; });
+    if (given != inherit.end()) {
+      restored.file = static_cast<int>(out.files.size());
+      restored.inherited = true;
+      out.files.push_back(duplicate(given->second, parsed.record.where()));
+    } else if (parsed.shares >= 0) {
+      const RestoredFd& other = out.fds[index.at(parsed.shares)];
+      restored.file = other.file;
+      restored.inherited = other.inherited;
+      restored.shared = true;
+    } else {
+      const DescriptorKind& kind = kind_named(parsed.record.get("type"), parsed.record.where());
+      UniqueFd file = kind.restore(ctx, parsed.record);
+      restore_locks(file.get(), parsed.record);
+      restored.file = static_cast<int>(out.files.size());
+      out.files.push_back(std::move(file));
+    }
+    restored.record = std::move(parsed.record);
+    index.emplace(fd, out.fds.size());
+    out.fds.push_back(std::move(restored));
+  }
+  return out;
+}
+
+void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader) {
+  std::map<int, int> replaced;  // file -> the descriptor that finish() has put in place
+  // Descriptors that are made in the process first: an epoll instance may watch them.
+  for (const RestoredFd& fd : fds.fds) {
+    if (fd.inherited) continue;
+    if (fd.shared) {
+      const auto first = replaced.find(fd.file);
+      if (first == replaced.end()) continue;
+      leader.call("dup3", SYS_dup3, static_cast<uint64_t>(first->second), static_cast<uint64_t>(fd.fd),
+                  fd.cloexec ? O_CLOEXEC : 0);
+    } else {
+      const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
+      if (!kind.made_in_process()) continue;
+      kind.finish(ctx, fd.record, fd.fd, leader);
+      replaced.emplace(fd.file, fd.fd);
+    }
+  }
+  for (const RestoredFd& fd : fds.fds) {
+    if (fd.inherited || fd.shared) continue;
+    const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
+    if (!kind.made_in_process()) kind.finish(ctx, fd.record, fd.fd, leader);
+    finish_locks(fd.record, fd.fd, leader);
+    if (kind.has_owner()) finish_owner(ctx, fd.record, fd.fd, leader);
+  }
+}
+
+}  // namespace ckpt

@@ -1,0 +1,22 @@
+// Locks that belong to a descriptor: flock(2), open file description locks, POSIX record locks.
+//
+//   lock flock read                    of the file description, the whole file
+//   lock ofd write 0 eof               of the file description: first and last byte
+//   lock posix write 100 199           of the process
+//
+// One line a lock, in fds/N of the descriptor it was taken through. Locks are taken again without waiting; one that
+// somebody else holds by now fails the resume. Source: show_fd_locks() in fs/locks.c.
+#pragma once
+
+#include "engine/kinds/kind.h"
+
+namespace ckpt {
+
+/// Throws Error(EOPNOTSUPP) for a lease or another lock that cannot be made again.
+void capture_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out);
+/// Takes what belongs to the file description `fd` (flock, ofd). Throws Error(EAGAIN) where it is held elsewhere.
+void restore_locks(int fd, const Record& record);
+/// Takes what belongs to the process (posix), with its own system calls.
+void finish_locks(const Record& record, int fd, Remote& leader);
+
+}  // namespace ckpt

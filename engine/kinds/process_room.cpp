@@ -1,0 +1,53 @@
+#include "engine/kinds/process_room.h"
+
+#include "engine/base/error.h"
+#include "engine/kinds/credentials.h"
+#include "engine/kinds/process_state.h"
+#include "engine/kinds/scheduling.h"
+#include "engine/kinds/signals.h"
+#include "engine/kinds/thread_state.h"
+#include "engine/kinds/timers.h"
+
+namespace ckpt {
+
+const std::vector<ProcessRoom>& process_rooms() {
+  static const std::vector<ProcessRoom> rooms = {
+      {"signals", capture_signals, restore_signals},
+      {"timers", capture_timers, restore_timers},
+      {"process state", capture_process_state, restore_process_state},
+  };
+  return rooms;
+}
+
+const std::vector<ThreadRoom>& thread_rooms() {
+  // Credentials change what the rooms after them may do, and clear the parent-death signal.
+  static const std::vector<ThreadRoom> rooms = {
+      {"signals", capture_thread_signals, restore_thread_signals},
+      {"credentials", capture_credentials, restore_credentials},
+      {"scheduling", capture_scheduling, restore_scheduling},
+      {"thread state", capture_thread_state, restore_thread_state},
+  };
+  return rooms;
+}
+
+void capture_rooms(const CaptureContext& ctx, const std::vector<Remote*>& threads) {
+  for (const ProcessRoom& room : process_rooms()) room.capture(ctx);
+  for (Remote* thread : threads) {
+    Record out;
+    for (const ThreadRoom& room : thread_rooms()) room.capture(ctx, *thread, out);
+    ctx.image->put(fmt::format("{}threads/{}", ctx.prefix, thread->tid()), out.text());
+  }
+}
+
+void restore_rooms(const RestoreContext& ctx, const std::vector<Remote*>& threads) {
+  Remote& leader = *threads.front();
+  for (const ProcessRoom& room : process_rooms()) room.restore(ctx, leader);
+  for (Remote* thread : threads) {
+    const std::string path = fmt::format("{}threads/{}", ctx.prefix, thread->tid());
+    const Record record = Record::parse(ctx.image->read(path), path);
+    for (const ThreadRoom& room : thread_rooms()) room.restore(ctx, *thread, record);
+  }
+  restore_dumpable(ctx, leader);
+}
+
+}  // namespace ckpt

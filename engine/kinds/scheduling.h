@@ -1,0 +1,16 @@
+// How a thread is scheduled. Restored with the thread's own rights, after its credentials: an image cannot give
+// anybody a priority that he may not take himself.
+//
+//   threads/TID      scheduler POLICY FLAGS NICE PRIORITY RUNTIME DEADLINE PERIOD      (sched_getattr(2))
+//                    affinity HEX                                                     (CPU mask, lowest word first)
+//                    io_priority N                                                    (ioprio_get(2))
+#pragma once
+
+#include "engine/kinds/process_room.h"
+
+namespace ckpt {
+
+void capture_scheduling(const CaptureContext& ctx, Remote& thread, Record& out);
+void restore_scheduling(const RestoreContext& ctx, Remote& thread, const Record& record);
+
+}  // namespace ckpt

@@ -1,0 +1,21 @@
+// Descriptors that refer to the process itself, made again when it is there.
+//
+//   type proc                           a file or directory of its own directory in /proc, open for reading
+//   path /proc/1234/maps
+//   pos 0, flags 0x8000
+//
+//   type pidfd                          pidfd_open(2) of itself
+//   target anon_inode:[pidfd]
+//   flags 0x80002
+//
+// Both are refused where they refer to another process, or were opened for writing.
+#pragma once
+
+#include "engine/kinds/kind.h"
+
+namespace ckpt {
+
+const DescriptorKind& proc_kind();
+const DescriptorKind& pidfd_kind();
+
+}  // namespace ckpt

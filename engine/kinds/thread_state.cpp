@@ -1,0 +1,88 @@
+#include "engine/kinds/thread_state.h"
+
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/base/error.h"
+
+namespace ckpt {
+
+namespace {
+
+std::string task_file(const Remote& thread, const char* name) { return fmt::format("task/{}/{}", thread.tid(), name); }
+
+std::string first_line(std::string text) {
+  text.resize(std::min(text.find('\n'), text.size()));
+  return text;
+}
+
+/// The thread's policy for broken memory as PR_MCE_KILL_GET tells it, from its PF_ flags (kernel/sys.c): early, late, or
+/// the system's default.
+int memory_failure_policy(const CaptureContext& ctx, const Remote& thread) {
+  constexpr uint64_t kProcessPolicy = 0x80, kEarly = 0x08000000;
+  const std::string stat = read_file(ctx.proc_dir, task_file(thread, "stat"));
+  const auto words = split_words(std::string_view(stat).substr(stat.rfind(')') + 1));
+  const auto flags = words.size() > 6 ? parse_u64(words[6]) : std::nullopt;
+  if (!flags) fail(EIO, "{}: /proc/{}/stat has no flags", ctx.pid, thread.tid());
+  if ((*flags & kProcessPolicy) == 0) return PR_MCE_KILL_DEFAULT;
+  return (*flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE;
+}
+
+}  // namespace
+
+void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out) {
+  const auto tid = static_cast<uint64_t>(thread.tid());
+  std::string comm = read_file(ctx.proc_dir, task_file(thread, "comm"));
+  if (!comm.empty() && comm.back() == '\n') comm.pop_back();
+  out.add("name", comm);
+
+  thread.call("prctl(PR_GET_TID_ADDRESS)", SYS_prctl, PR_GET_TID_ADDRESS, thread.scratch().addr, 0, 0, 0);
+  out.add_hex("clear_child_tid", thread.get<uint64_t>(thread.scratch()));
+
+  uint64_t head = 0;
+  uint64_t length = 0;
+  if (::syscall(SYS_get_robust_list, tid, &head, &length) != 0) fail_errno("{}: thread {}: robust list", ctx.pid, tid);
+  out.add("robust_list", fmt::format("{:#x} {}", head, length));
+
+  __ptrace_rseq_configuration rseq{};
+  if (::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread.tid(), sizeof rseq, &rseq) == sizeof rseq &&
+      rseq.rseq_abi_pointer != 0) {
+    out.add("rseq", fmt::format("{:#x} {} {:#x}", rseq.rseq_abi_pointer, rseq.rseq_abi_size, rseq.signature));
+  }
+
+  thread.call("prctl(PR_GET_PDEATHSIG)", SYS_prctl, PR_GET_PDEATHSIG, thread.scratch().addr, 0, 0, 0);
+  out.add("parent_death_signal", thread.get<int32_t>(thread.scratch()));
+  out.add("personality", "0x" + first_line(read_file(ctx.proc_dir, task_file(thread, "personality"))));
+  if (const int policy = memory_failure_policy(ctx, thread); policy != PR_MCE_KILL_DEFAULT) {
+    out.add("memory_failure", int64_t{policy});
+  }
+  out.add("timer_slack_ns", first_line(read_file(fmt::format("/proc/{}/timerslack_ns", tid))));
+}
+
+void restore_thread_state(const RestoreContext&, Remote& thread, const Record& record) {
+  const std::string name = record.get("name");
+  if (name.size() > 15) fail(EINVAL, "{}: a thread's name has at most 15 bytes", record.where());
+  thread.call("prctl(PR_SET_NAME)", SYS_prctl, PR_SET_NAME, thread.put_string(name).addr, 0, 0, 0);
+  thread.call("set_tid_address", SYS_set_tid_address, record.get_u64("clear_child_tid"));
+
+  const auto robust = record.get_numbers("robust_list", 2);
+  if (robust[0] != 0) thread.call("set_robust_list", SYS_set_robust_list, robust[0], robust[1]);
+  if (record.has("rseq")) {
+    const auto rseq = record.get_numbers("rseq", 3);
+    thread.call("rseq", SYS_rseq, rseq[0], rseq[1], 0, rseq[2]);
+  }
+  if (const uint64_t signo = record.get_u64("parent_death_signal", 64); signo != 0) {
+    thread.call("prctl(PR_SET_PDEATHSIG)", SYS_prctl, PR_SET_PDEATHSIG, signo, 0, 0, 0);
+  }
+  if (const uint64_t policy = record.get_u64_or("memory_failure", PR_MCE_KILL_DEFAULT); policy != PR_MCE_KILL_DEFAULT) {
+    if (policy > PR_MCE_KILL_DEFAULT) fail(EINVAL, "{}: memory_failure {} is not known", record.where(), policy);
+    thread.call("prctl(PR_MCE_KILL)", SYS_prctl, PR_MCE_KILL, PR_MCE_KILL_SET, policy, 0, 0);
+  }
+  // 0xffffffff asks, it does not set (personality(2)).
+  thread.call("personality", SYS_personality, record.get_u64("personality", 0xfffffffe));
+  thread.call("prctl(PR_SET_TIMERSLACK)", SYS_prctl, PR_SET_TIMERSLACK, record.get_u64("timer_slack_ns"), 0, 0, 0);
+}
+
+}  // namespace ckpt

@@ -1,0 +1,105 @@
+#include "engine/memory/capture_memory.h"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+namespace ckpt {
+namespace {
+
+/// Below this a second thread costs more than it brings.
+constexpr uint64_t kParallelBytes = 4 << 20;
+
+
+/// The queue of blocks that the workers share. Blocks are given out ascending; a segment's sink is let go with its
+/// last block, so that the image can finish it.
+class BlockQueue {
+ public:
+  BlockQueue(std::vector<Range> ranges, ImageSink& image, std::string prefix, const CancelFlag* cancel)
+      : ranges_(std::move(ranges)), image_(image), prefix_(std::move(prefix)), cancel_(cancel) {}
+
+  struct Block {
+    std::shared_ptr<BlockSink> sink;
+    uint64_t index = 0;
+    Range range;
+  };
+
+  /// The next block, or nothing at the end or after an error of any worker. Throws Error(EINTR).
+  std::optional<Block> next() {
+    const std::lock_guard lock(mutex_);
+    if (error_) return std::nullopt;
+    if (cancel_ && cancel_->load(std::memory_order_relaxed)) fail(EINTR, "the checkpoint was cancelled");
+    if (segment_ == ranges_.size()) return std::nullopt;
+    const Range range = ranges_[segment_];
+    if (!sink_) sink_ = image_.create(prefix_ + "segments/" + range_name(range), range.size());
+    Block block{sink_, index_, {range.start + index_ * kBlockSize, 0}};
+    block.range.end = std::min(block.range.start + kBlockSize, range.end);
+    index_++;
+    if (block.range.end == range.end) {
+      segment_++;
+      index_ = 0;
+      sink_.reset();
+    }
+    return block;
+  }
+
+  void set_error(std::exception_ptr error) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(error);
+  }
+  void rethrow() {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  const std::vector<Range> ranges_;
+  ImageSink& image_;
+  const std::string prefix_;
+  const CancelFlag* const cancel_;
+  std::mutex mutex_;   // guards what follows
+  size_t segment_ = 0;
+  uint64_t index_ = 0;
+  std::shared_ptr<BlockSink> sink_;
+  std::exception_ptr error_;
+};
+
+void copy_blocks(Snapshot& snapshot, BlockQueue& queue) {
+  try {
+    std::vector<std::byte> buffer(kBlockSize);
+    while (auto block = queue.next()) {
+      const std::span<std::byte> data(buffer.data(), block->range.size());
+      snapshot.read(block->range, data);
+      block->sink->put_block(block->index, data);
+    }
+  } catch (...) {
+    queue.set_error(std::current_exception());
+  }
+}
+
+}  // namespace
+
+CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, ImageSink& image,
+                              const std::string& prefix, const CancelFlag* cancel) {
+  CapturedMemory result;
+  std::vector<Range> ranges;
+  for (const Vma& vma : vmas) {
+    for (const Range& range : snapshot.touched(vma)) {
+      ranges.push_back(range);
+      result.bytes += range.size();
+    }
+  }
+  result.segments = ranges.size();
+  BlockQueue queue(std::move(ranges), image, prefix, cancel);
+  if (result.bytes > kParallelBytes && std::thread::hardware_concurrency() > 1) {
+    std::thread second([&] { copy_blocks(snapshot, queue); });
+    copy_blocks(snapshot, queue);
+    second.join();
+  } else {
+    copy_blocks(snapshot, queue);
+  }
+  queue.rethrow();
+  return result;
+}
+
+}  // namespace ckpt

@@ -1,0 +1,285 @@
+// Making an address space again, with system calls of the stub.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/base/error.h"
+#include "engine/image/digest.h"
+#include "engine/kinds/memory_object.h"
+#include "engine/memory/layout.h"
+
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#endif
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+
+namespace ckpt {
+
+namespace {
+
+/// End of the lower half of the address space with four levels of page tables: the stub, which asks for nothing
+/// higher, lies below it.
+constexpr uint64_t kLowerEnd = 0x7ffffffff000;
+constexpr uint64_t kMargin = 2 << 20;
+constexpr uint64_t kVdsoRoom = 1 << 20;
+
+std::vector<Vma> stub_vmas(const Stub& stub) {
+  const std::string path = fmt::format("/proc/{}/maps", stub.pid());
+  auto vmas = parse_maps(read_file(path), path);
+  std::erase_if(vmas, [](const Vma& vma) { return vma.path == "[vsyscall]" || vma.path == "[uprobes]"; });
+  return vmas;
+}
+
+/// [vvar], [vvar_vclock], [vdso]: the kernel puts them side by side and the vDSO's code relies on it.
+std::vector<Vma> vdso_group(const std::vector<Vma>& vmas) {
+  std::vector<Vma> group;
+  std::copy_if(vmas.begin(), vmas.end(), std::back_inserter(group), [](const Vma& vma) { return vma.special(); });
+  return group;
+}
+
+/// The middle of the first gap of both tables that takes `size` with a margin on each side (a stack may grow).
+RemotePtr find_hole(const std::vector<Vma>& a, const std::vector<Vma>& b, uint64_t size) {
+  std::vector<Range> used;
+  for (const auto* vmas : {&a, &b}) {
+    for (const Vma& vma : *vmas) used.push_back({vma.start, vma.end});
+  }
+  std::sort(used.begin(), used.end());
+  uint64_t at = kMargin;
+  for (const Range& range : used) {
+    if (range.start > at && range.start - at >= size + 2 * kMargin) break;
+    at = std::max(at, range.end);
+  }
+  if (at + size + 2 * kMargin > kLowerEnd) fail(ENOMEM, "the address space of the image has no hole to work in");
+  return RemotePtr{at + kMargin};
+}
+
+/// Unmaps [start, end) but the ranges in `keep` (ascending).
+void unmap_all_but(Remote& leader, std::vector<Range> keep, uint64_t end) {
+  std::sort(keep.begin(), keep.end());
+  uint64_t at = 0;
+  for (const Range& range : keep) {
+    if (range.start > at) leader.call("munmap", SYS_munmap, at, range.start - at);
+    at = std::max(at, range.end);
+  }
+  if (end > at) leader.call("munmap", SYS_munmap, at, end - at);
+}
+
+// ---- vDSO -------------------------------------------------------------------------------------------------------
+
+void check_same_vdso(Stub& stub, const Layout& layout, const std::vector<Vma>& theirs, const std::vector<Vma>& ours) {
+  const auto refuse = [&] {
+    fail(ENOEXEC, "{}: was taken on another kernel, whose vDSO (code that the program calls) differs from this one's",
+         layout.where);
+  };
+  if (theirs.size() != ours.size()) refuse();
+  for (size_t i = 0; i < ours.size(); ++i) {
+    if (theirs[i].path != ours[i].path || theirs[i].size() != ours[i].size() ||
+        theirs[i].start - theirs[0].start != ours[i].start - ours[0].start) {
+      refuse();
+    }
+    if (ours[i].path != "[vdso]") continue;
+    std::vector<std::byte> code(ours[i].size());
+    stub.leader().read(RemotePtr{ours[i].start}, code);
+    if (layout.vdso_digest != digest_bytes(code).hex()) refuse();
+  }
+}
+
+void move_group(Remote& leader, std::vector<Vma>& group, uint64_t to) {
+  const uint64_t from = group.front().start;
+  for (Vma& vma : group) {
+    const uint64_t target = to + (vma.start - from);
+    leader.call("mremap of the vDSO", SYS_mremap, vma.start, vma.size(), vma.size(), MREMAP_MAYMOVE | MREMAP_FIXED,
+                target);
+    vma.end = target + vma.size();
+    vma.start = target;
+  }
+}
+
+/// `spare`: kVdsoRoom bytes that neither layout uses, for a group that is to move by less than its own size.
+void place_vdso(Stub& stub, const Layout& layout, std::vector<Vma> group, RemotePtr spare) {
+  const std::vector<Vma> wanted = vdso_group(layout.vmas);
+  if (group.empty() || wanted.empty()) {
+    if (!wanted.empty()) check_same_vdso(stub, layout, wanted, group);
+    for (const Vma& vma : group) stub.leader().call("munmap", SYS_munmap, vma.start, vma.size());
+    return;
+  }
+  check_same_vdso(stub, layout, wanted, group);
+  const uint64_t from = group.front().start, to = wanted.front().start;
+  const uint64_t size = group.back().end - from;
+  if (from == to) return;
+  if (size > kVdsoRoom) fail(ENOEXEC, "{}: a vDSO of {} bytes", layout.where, size);
+  if (from < to + size && to < from + size) move_group(stub.leader(), group, spare.addr);
+  move_group(stub.leader(), group, to);
+}
+
+// ---- mappings ---------------------------------------------------------------------------------------------------
+
+uint64_t map_flags(const Vma& vma) {
+  uint64_t flags = MAP_FIXED_NOREPLACE;
+  if (vma.has_flag("dp")) {
+    flags |= MAP_DROPPABLE;
+  } else {
+    flags |= vma.shared ? MAP_SHARED : MAP_PRIVATE;
+  }
+  if (vma.inode == 0) flags |= MAP_ANONYMOUS;
+  if (vma.has_flag("gd") || vma.path == "[stack]") flags |= MAP_GROWSDOWN;
+  if (vma.has_flag("nr")) flags |= MAP_NORESERVE;
+  return flags;
+}
+
+void advise(Remote& leader, const Vma& vma) {
+  constexpr std::pair<const char*, int> kAdvice[] = {
+      {"dc", MADV_DONTFORK}, {"dd", MADV_DONTDUMP},  {"wf", MADV_WIPEONFORK}, {"hg", MADV_HUGEPAGE},
+      {"nh", MADV_NOHUGEPAGE}, {"mg", MADV_MERGEABLE}, {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},
+  };
+  if (vma.vm_flags.empty() || vma.has_flag("dp")) return;     // MAP_DROPPABLE implies what it needs
+  for (const auto& [flag, advice] : kAdvice) {
+    if (!vma.has_flag(flag)) continue;
+    const long r = leader.syscall(SYS_madvise, vma.start, vma.size(), static_cast<uint64_t>(advice));
+    // A kernel without huge pages or KSM says EINVAL: the hint is worth nothing there.
+    const bool hint = std::string_view("hg nh mg").find(flag) != std::string_view::npos;
+    if (r < 0 && !(hint && r == -EINVAL)) {
+      fail(static_cast<int>(-r), "{}: {}: madvise({}): {}", leader.pid(), vma.name(), advice,
+           errno_text(static_cast<int>(-r)));
+    }
+  }
+}
+
+void name_anonymous(Remote& leader, const Vma& vma) {
+  for (const std::string_view prefix : {"[anon:", "[anon_shmem:"}) {
+    if (!vma.path.starts_with(prefix) || !vma.path.ends_with(']')) continue;
+    const std::string name = vma.path.substr(prefix.size(), vma.path.size() - prefix.size() - 1);
+    // Only for the reader of maps; a kernel without it does without.
+    leader.syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.size(), leader.put_string(name).addr);
+  }
+}
+
+void map_one(Remote& leader, const Vma& vma, int remote_fd) {
+  const long at = leader.syscall(SYS_mmap, vma.start, vma.size(), vma.prot, map_flags(vma),
+                                 static_cast<uint64_t>(static_cast<int64_t>(remote_fd)), vma.offset);
+  if (at < 0 && at > -4096) {
+    fail(static_cast<int>(-at), "{}: {}: mmap: {}", leader.pid(), vma.name(), errno_text(static_cast<int>(-at)));
+  }
+  if (static_cast<uint64_t>(at) != vma.start) fail(EEXIST, "{}: {}: the address is taken", leader.pid(), vma.name());
+  advise(leader, vma);
+  name_anonymous(leader, vma);
+}
+
+/// Passes each file once; returns local descriptor -> number in the stub.
+std::map<int, int> give_files(Stub& stub, const Layout& layout, const LayoutFiles& files) {
+  std::map<int, int> remote;
+  for (const Vma& vma : layout.vmas) {
+    if (!vma.special() && vma.inode != 0) remote.emplace(files.descriptor(vma), -1);
+  }
+  std::vector<int> local;
+  for (const auto& [fd, number] : remote) local.push_back(fd);
+  const std::vector<int> numbers = stub.give(local);
+  for (size_t i = 0; i < local.size(); ++i) remote[local[i]] = numbers[i];
+  return remote;
+}
+
+}  // namespace
+
+LayoutFiles::LayoutFiles(const RestoreContext& ctx, const Layout& layout) : named_(ctx, layout.vmas) {
+  for (const Vma& vma : layout.vmas) {
+    if (vma.special() || vma.inode == 0) continue;
+    if (vma.unnamed_file()) {
+      const std::string name = memory_object_name(vma.dev_major, vma.dev_minor, vma.inode);
+      if (!objects_.contains(name)) objects_.emplace(name, restore_memory_object(ctx, name));
+    }
+    // The code of the program itself: normally the executable is mapped. A shared mapping of it would be open for
+    // writing, which the kernel does not take for an executable.
+    if (exe_ < 0 && vma.path == layout.exe && !needs_write_access(vma)) exe_ = descriptor(vma);
+  }
+  if (exe_ < 0) {
+    Record record = Record::parse("", layout.where + ": exe");
+    own_exe_ = open_in_root(ctx, record, layout.exe, O_RDONLY | O_NONBLOCK);
+    exe_ = own_exe_.get();
+  }
+}
+
+int LayoutFiles::descriptor(const Vma& vma) const {
+  if (vma.inode == 0) return -1;
+  if (!vma.unnamed_file()) return named_.descriptor(vma);
+  return objects_.at(memory_object_name(vma.dev_major, vma.dev_minor, vma.inode));
+}
+
+void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
+  Remote& leader = stub.leader();
+  const std::vector<Vma> own = stub_vmas(stub);
+  const RemotePtr hole = find_hole(own, layout.vmas, Stub::kHelperSize + kVdsoRoom);
+  stub.use_helper(hole);
+  const std::vector<Vma> group = vdso_group(own);
+  std::vector<Range> keep = {{hole.addr, hole.addr + Stub::kHelperSize}};
+  for (const Vma& vma : group) keep.push_back({vma.start, vma.end});
+  unmap_all_but(leader, keep, kLowerEnd);
+  place_vdso(stub, layout, group, hole + Stub::kHelperSize);
+  if (layout.thp_disable != 0) {
+    // The flags beyond bit 0 came with Linux 6.18 (PR_THP_DISABLE_EXCEPT_ADVISED).
+    leader.call("prctl(PR_SET_THP_DISABLE)", SYS_prctl, PR_SET_THP_DISABLE, 1, layout.thp_disable & ~uint64_t{1});
+  } else {
+    leader.syscall(SYS_prctl, PR_SET_THP_DISABLE, 0);
+  }
+  const std::map<int, int> remote = give_files(stub, layout, files);
+  for (const Vma& vma : layout.vmas) {
+    if (!vma.special()) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
+  }
+  for (const auto& [local, number] : remote) leader.call("close", SYS_close, static_cast<uint64_t>(number));
+}
+
+void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
+  Remote& leader = stub.leader();
+  for (const Vma& vma : layout.vmas) {
+    if (!vma.has_flag("lo") || vma.special()) continue;
+    const uint64_t on_fault = vma.has_flag("lf") ? MLOCK_ONFAULT : 0;
+    const long r = leader.syscall(SYS_mlock2, vma.start, vma.size(), on_fault);
+    // Memory that may not be read is locked, but cannot be brought in: ENOMEM says so (mm/mlock.c).
+    if (r < 0 && !(r == -ENOMEM && (vma.prot & PROT_READ) == 0)) {
+      fail(static_cast<int>(-r), "{}: {}: mlock: {}", stub.pid(), vma.name(), errno_text(static_cast<int>(-r)));
+    }
+  }
+  const int exe = stub.give(files.exe());
+  const RemotePtr auxv = leader.scratch() + 1024;
+  leader.write(auxv, std::as_bytes(std::span(layout.auxv)));
+  const Layout::MmFields& f = layout.fields;
+  prctl_mm_map map = {};
+  map.start_code = f.start_code;
+  map.end_code = f.end_code;
+  map.start_data = f.start_data;
+  map.end_data = f.end_data;
+  map.start_brk = f.start_brk;
+  map.brk = f.brk;
+  map.start_stack = f.start_stack;
+  map.arg_start = f.arg_start;
+  map.arg_end = f.arg_end;
+  map.env_start = f.env_start;
+  map.env_end = f.env_end;
+  map.auxv = reinterpret_cast<__u64*>(auxv.addr);
+  map.auxv_size = static_cast<__u32>(layout.auxv.size());
+  map.exe_fd = static_cast<__u32>(exe);
+  const long r = leader.syscall(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, leader.put(map).addr, sizeof(map));
+  if (r < 0) {
+    const int err = static_cast<int>(-r);
+    if (err == EACCES) fail(err, "{}: {} may not be executed: {}", layout.where, layout.exe, errno_text(err));
+    fail(err, "{}: program, arguments and heap of the process (PR_SET_MM_MAP, exe {}): {}", layout.where, layout.exe,
+         errno_text(err));
+  }
+  leader.call("close", SYS_close, static_cast<uint64_t>(exe));
+}
+
+void restrict_layout(Stub& stub, const Layout& layout) {
+  if (layout.mdwe == 0) return;
+  stub.leader().call("prctl(PR_SET_MDWE)", SYS_prctl, PR_SET_MDWE, layout.mdwe);
+}
+
+}  // namespace ckpt

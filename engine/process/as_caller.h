@@ -1,0 +1,28 @@
+// The rights to files of somebody else, taken by one thread for a while.
+#pragma once
+
+#include <vector>
+
+#include "engine/caller.h"
+
+namespace ckpt {
+
+/// While it lives, the calling thread (no other) opens and makes files as `caller` would: filesystem uid and gid,
+/// supplementary groups, and without the capabilities that pass over file permissions (setfsuid(2)). For a privileged
+/// caller, and where we are the caller, it does nothing. Must be destroyed by the thread that made it.
+class AsCaller {
+ public:
+  /// Throws Error(EPERM) where we cannot act for somebody else.
+  explicit AsCaller(const Caller& caller);
+  AsCaller(const AsCaller&) = delete;
+  AsCaller& operator=(const AsCaller&) = delete;
+  ~AsCaller();
+
+ private:
+  bool changed_ = false;
+  uid_t uid_ = 0;
+  gid_t gid_ = 0;
+  std::vector<gid_t> groups_;
+};
+
+}  // namespace ckpt

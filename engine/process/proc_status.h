@@ -1,0 +1,12 @@
+// Fields of the "Name:\tvalue" files of /proc (status, fdinfo).
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace ckpt {
+
+/// Value of the first line "name:", without leading blanks; empty where there is none.
+std::string status_field(std::string_view text, std::string_view name);
+
+}  // namespace ckpt

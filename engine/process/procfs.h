@@ -1,0 +1,66 @@
+// Typed readers of /proc/PID. Everything here is a snapshot of a moment: the process may be gone or changed
+// by the time the caller looks at it.
+//
+//   const UniqueFd dir = open_proc(1234);                       // ESRCH "1234: no such process"
+//   const ProcStatus status = parse_status(read_file(dir.get(), "status"), 1234);
+//   for (pid_t tid : list_tasks(dir.get(), 1234)) ...
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/fd.h"
+
+namespace ckpt {
+
+/// The fields of /proc/PID/status that we use (Documentation/filesystems/proc.rst).
+struct ProcStatus {
+  std::string name;  ///< comm, unescaped
+  char state = '?';  ///< R S D T t Z X I
+  pid_t tgid = 0, pid = 0, ppid = 0;
+  pid_t tracer = 0;            ///< 0 for none
+  std::array<uid_t, 4> uid{};  ///< real, effective, saved, filesystem
+  std::array<gid_t, 4> gid{};
+  std::vector<gid_t> groups;
+  uint64_t cap_permitted = 0, cap_effective = 0;
+  int threads = 0;
+  bool kernel_thread = false;  ///< no address space
+  bool has_mm = false;         ///< false for a kernel thread and for a zombie
+  int seccomp = 0;             ///< 0 none, 1 strict, 2 filter
+  bool shadow_stack = false;   ///< x86_Thread_features has shstk
+};
+
+/// Opens the directory /proc/PID. Throws Error(ESRCH).
+UniqueFd open_proc(pid_t pid);
+
+/// Throws Error(EINVAL) where a line that must be there is missing.
+ProcStatus parse_status(std::string_view text, pid_t pid);
+/// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
+ProcStatus read_status(pid_t pid);
+
+/// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
+std::vector<pid_t> list_tasks(int proc_dir);
+
+/// Child processes of all threads of the process, ascending, zombies included.
+std::vector<pid_t> list_children(int proc_dir);
+
+/// Start time in clock ticks since boot (field 22 of stat): with the pid it names a process for ever.
+uint64_t start_time(int proc_dir);
+
+/// One line of /proc/PID/maps, as far as the tracing code needs it (parse_maps in memory/ knows all of it).
+struct Mapping {
+  uint64_t start = 0, end = 0;
+  bool readable = false, writable = false, executable = false, shared = false;
+  uint64_t offset = 0;
+  uint64_t device = 0, inode = 0;
+  std::string path;
+};
+std::vector<Mapping> parse_mappings(std::string_view maps_text);
+const Mapping* mapping_at(const std::vector<Mapping>& mappings, uint64_t addr);
+
+}  // namespace ckpt

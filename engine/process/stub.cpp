@@ -1,0 +1,269 @@
+#include "engine/process/stub.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdio>
+
+#include "engine/base/error.h"
+
+namespace ckpt {
+
+namespace {
+
+constexpr int kSyscallStop = SIGTRAP | 0x80;   // PTRACE_O_TRACESYSGOOD
+constexpr std::array<uint8_t, 3> kGadget = {0x0f, 0x05, 0xcc};  // syscall; int3
+
+bool is_event(int status, int event) { return status >> 16 == event; }
+
+}  // namespace
+
+// ---- one thread ---------------------------------------------------------------------------------------------------
+
+pid_t StubThread::pid() const { return stub_.pid(); }
+RemotePtr StubThread::scratch() const { return stub_.scratch_; }
+size_t StubThread::scratch_size() const { return stub_.scratch_size_; }
+
+long StubThread::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  return stub_.run(tid_, nr, {a, b, c, d, e, f});
+}
+
+void StubThread::read(RemotePtr from, std::span<std::byte> to) {
+  while (!to.empty()) {
+    const ssize_t n = pread(stub_.mem_.get(), to.data(), to.size(), static_cast<off_t>(from.addr));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_errno("{}: reading memory at {:#x}", pid(), from.addr);
+    if (n == 0) fail(ESRCH, "{}: the process is gone", pid());
+    from = from + static_cast<uint64_t>(n);
+    to = to.subspan(static_cast<size_t>(n));
+  }
+}
+
+void StubThread::write(RemotePtr to, std::span<const std::byte> from) {
+  while (!from.empty()) {
+    const ssize_t n = pwrite(stub_.mem_.get(), from.data(), from.size(), static_cast<off_t>(to.addr));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_errno("{}: writing memory at {:#x}", pid(), to.addr);
+    if (n == 0) fail(ESRCH, "{}: the process is gone", pid());
+    to = to + static_cast<uint64_t>(n);
+    from = from.subspan(static_cast<size_t>(n));
+  }
+}
+
+// ---- making it ----------------------------------------------------------------------------------------------------
+
+Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(pid, as_child) {
+  try {
+    pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
+    constexpr long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+    if (ptrace(PTRACE_SEIZE, pid, 0, options) != 0) fail_errno("{}: tracing the new process", pid);
+    threads_.push_back(std::make_unique<StubThread>(*this, pid));
+    if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) != 0) fail_errno("{}: stopping the new process", pid);
+    wait_stop(pid);
+    if (ptrace(PTRACE_GETREGS, pid, 0, &base_) != 0) fail_errno("{}: registers of the new process", pid);
+    base_.orig_rax = ~0ull;    // whatever pause() was to be restarted is not
+    mem_ = open_at(AT_FDCWD, fmt::format("/proc/{}/mem", pid), O_RDWR);
+    find_gadget();
+    // The kernel's kill-on-exit of the tracer takes over from the parent-death signal.
+    leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, 0);
+  } catch (...) {
+    kill();
+    throw;
+  }
+}
+
+Stub::~Stub() {
+  if (alive_) kill();
+}
+
+// Until the helper is mapped, the stub's own first system call instruction serves, and its stack as scratch.
+void Stub::find_gadget() {
+  const std::string where = fmt::format("/proc/{}/maps", pid_);
+  unsigned long start = 0, end = 0;
+  if (sscanf(read_file(where).c_str(), "%lx-%lx", &start, &end) != 2) fail(EIO, "{}: no mapping", where);
+  std::vector<uint8_t> text(std::min<size_t>(end - start, 4096));
+  leader().read(RemotePtr{start}, std::as_writable_bytes(std::span(text)));
+  for (size_t i = 0; i + 1 < text.size(); ++i) {
+    if (text[i] == 0x0f && text[i + 1] == 0x05) {
+      gadget_ = RemotePtr{start + i};
+      scratch_ = RemotePtr{(base_.rsp - 8192) & ~63ull};   // the stack grows down to it by itself
+      scratch_size_ = 4096;
+      return;
+    }
+  }
+  fail(EIO, "{}: the resume's stub has no system call instruction", pid_);
+}
+
+void Stub::use_helper(RemotePtr at) {
+  constexpr uint64_t kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+  leader().call("mmap", SYS_mmap, at.addr, 4096, PROT_READ | PROT_EXEC, kFlags, ~0ull, 0);
+  leader().call("mmap", SYS_mmap, at.addr + 4096, kHelperSize - 4096, PROT_READ | PROT_WRITE, kFlags, ~0ull, 0);
+  leader().write(at, std::as_bytes(std::span(kGadget)));
+  gadget_ = at;
+  helper_ = at;
+  scratch_ = at + 4096;
+  scratch_size_ = kHelperSize - 4096;
+  base_.rsp = (scratch_ + scratch_size_).addr;
+}
+
+StubThread& Stub::add_thread(pid_t tid) {
+  clone_args args = {};
+  args.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+  // set_tid stands behind the structure itself.
+  const RemotePtr set_tid = leader().put(tid, sizeof(args));
+  args.set_tid = set_tid.addr;
+  args.set_tid_size = 1;
+  const RemotePtr at = leader().put(args);
+  long r = 0;
+  for (int tries = 0; tries < 200; ++tries) {
+    r = leader().syscall(SYS_clone3, at.addr, sizeof(args));
+    if (r != -EEXIST) break;
+    usleep(500);               // the old thread's last reference may be going away just now
+  }
+  if (r == -EEXIST) fail(EEXIST, "{}: the thread id {} is in use", pid_, tid);
+  if (r < 0) fail(static_cast<int>(-r), "{}: clone3 for thread {}: {}", pid_, tid, errno_text(static_cast<int>(-r)));
+  threads_.push_back(std::make_unique<StubThread>(*this, tid));
+  wait_stop(tid);              // born traced (PTRACE_O_TRACECLONE), stops before it returns to user mode
+  return *threads_.back();
+}
+
+// ---- remote system calls ------------------------------------------------------------------------------------------
+
+// Waits until the thread stops; returns its wait status.
+int Stub::wait_stop(pid_t tid) {
+  int status = 0;
+  while (waitpid(tid, &status, __WALL) < 0) {
+    if (errno != EINTR) fail_errno("{}: waiting for thread {}", pid_, tid);
+  }
+  if (!WIFSTOPPED(status)) {
+    // A leader's end is reported when all its threads are gone; kill() must not wait for it again.
+    if (tid == pid_) alive_ = false;
+    fail(ESRCH, "{}: the new process was killed", pid_);
+  }
+  return status;
+}
+
+// Lets the thread go on to its next system call stop. Signals that somebody sends meanwhile are dropped (all but
+// SIGSTOP are blocked anyway); the report of a new thread is passed over.
+void Stub::wait_syscall_stop(pid_t tid, int op) {
+  for (;;) {
+    if (ptrace(static_cast<__ptrace_request>(op), tid, 0, 0) != 0) {
+      if (errno != ESRCH) fail_errno("{}: ptrace of thread {}", pid_, tid);
+      wait_stop(tid);          // reports the death
+    }
+    const int status = wait_stop(tid);
+    if (WSTOPSIG(status) == kSyscallStop) return;
+    if (!is_event(status, PTRACE_EVENT_CLONE) && !is_event(status, PTRACE_EVENT_STOP) &&
+        WSTOPSIG(status) != SIGSTOP) {
+      fail(EIO, "{}: thread {} stopped unexpectedly (signal {})", pid_, tid, WSTOPSIG(status));
+    }
+  }
+}
+
+long Stub::run(pid_t tid, long nr, const uint64_t (&args)[6]) {
+  user_regs_struct regs = base_;
+  regs.rip = gadget_.addr;
+  regs.rax = static_cast<uint64_t>(nr);
+  regs.rdi = args[0];
+  regs.rsi = args[1];
+  regs.rdx = args[2];
+  regs.r10 = args[3];
+  regs.r8 = args[4];
+  regs.r9 = args[5];
+  if (ptrace(PTRACE_SETREGS, tid, 0, &regs) != 0) fail_errno("{}: registers of thread {}", pid_, tid);
+  wait_syscall_stop(tid, PTRACE_SYSCALL);
+  wait_syscall_stop(tid, PTRACE_SYSCALL);
+  errno = 0;
+  const long result = ptrace(PTRACE_PEEKUSER, tid, offsetof(user_regs_struct, rax), 0);
+  if (result == -1 && errno != 0) fail_errno("{}: registers of thread {}", pid_, tid);
+  return result;
+}
+
+// ---- the end ------------------------------------------------------------------------------------------------------
+
+void Stub::hand_over() {
+  const RemotePtr at = leader().put(int{0});
+  leader().call("prctl", SYS_prctl, PR_GET_PDEATHSIG, at.addr);
+  const int signal = leader().get<int>(at);
+  if (signal != 0) leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, 0);
+  spawned_.hand_over();
+  // The parent that it would tell of is a new one; the old one's death has happened unseen.
+  if (signal != 0) leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, static_cast<uint64_t>(signal));
+}
+
+void Stub::drop_helper() {
+  if (helper_.addr != 0) leader().call("munmap", SYS_munmap, helper_.addr, kHelperSize);
+}
+
+void Stub::detach(bool stopped) {
+  if (stopped) ::kill(pid_, SIGSTOP);
+  // With the first detach the process is on its own; the leader goes last, so that a program never runs without it.
+  for (size_t i = threads_.size(); i-- > 0;) {
+    if (ptrace(PTRACE_DETACH, threads_[i]->tid(), 0, 0) != 0 && errno != ESRCH) {
+      fail_errno("{}: letting go of thread {}", pid_, threads_[i]->tid());
+    }
+  }
+  alive_ = false;
+}
+
+void Stub::kill() noexcept {
+  if (!alive_) {
+    alive_ = false;
+    return;
+  }
+  alive_ = false;
+  if (pid_fd_) {
+    ::syscall(SYS_pidfd_send_signal, pid_fd_.get(), SIGKILL, nullptr, 0);
+  } else {
+    ::kill(pid_, SIGKILL);
+  }
+  // Traced threads stay until their tracer has taken note; the leader's end comes after theirs.
+  if (threads_.empty()) return;
+  for (size_t i = threads_.size(); i-- > 0;) {
+    int status = 0;
+    do {
+      const pid_t r = waitpid(threads_[i]->tid(), &status, __WALL);
+      if (r < 0 && errno == EINTR) continue;
+      if (r < 0) break;
+    } while (WIFSTOPPED(status));
+  }
+}
+
+// ---- one CPU ------------------------------------------------------------------------------------------------------
+
+CpuPin::CpuPin(const Stub& stub) : stub_(stub), saved_(128) {   // 8192 CPUs
+  const long n = ::syscall(SYS_sched_getaffinity, 0, saved_.size() * sizeof(saved_[0]), saved_.data());
+  if (n <= 0) {
+    saved_.clear();
+    return;
+  }
+  const int cpu = sched_getcpu();
+  std::vector<unsigned long> one(saved_.size());
+  if (cpu < 0 || static_cast<size_t>(cpu) >= one.size() * 64) return;
+  one[static_cast<size_t>(cpu) / 64] |= 1ul << (cpu % 64);
+  set(one);
+}
+
+void CpuPin::set(const std::vector<unsigned long>& mask) const {
+  const size_t size = mask.size() * sizeof(mask[0]);
+  ::syscall(SYS_sched_setaffinity, 0, size, mask.data());
+  if (stub_stays_) return;
+  for (const auto& thread : stub_.threads()) ::syscall(SYS_sched_setaffinity, thread->tid(), size, mask.data());
+}
+
+CpuPin::~CpuPin() {
+  if (!saved_.empty()) set(saved_);
+}
+
+}  // namespace ckpt

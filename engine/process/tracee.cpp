@@ -1,0 +1,236 @@
+#include "engine/process/tracee.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <array>
+#include <cstddef>
+
+#include "engine/base/error.h"
+#include "engine/base/fd.h"
+
+namespace ckpt {
+namespace {
+
+// Not in the sys/ptrace.h of every glibc.
+constexpr int kGetRseqConfiguration = 0x420f;
+constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
+constexpr size_t kSigsetBytes = 8;            // of the kernel
+
+int ptrace_request(int what, pid_t tid, void* addr, void* data) {
+  return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
+}
+
+void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
+
+}  // namespace
+
+Tracee::Tracee(pid_t pid, pid_t tid, unsigned options) : pid_(pid), tid_(tid) {
+  if (ptrace_request(PTRACE_SEIZE, tid, nullptr, as_data(PTRACE_O_TRACESYSGOOD | options)) < 0) {
+    fail_errno("{}: thread {}: ptrace", pid, tid);
+  }
+}
+
+Tracee::~Tracee() {
+  try {
+    detach();
+  } catch (const Error&) {
+    // It was killed meanwhile: nothing is left to be detached.
+  }
+}
+
+long Tracee::request(int what, void* addr, void* data, const char* name) const {
+  const long result = ptrace_request(what, tid_, addr, data);
+  if (result < 0) {
+    if (errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
+    fail_errno("{}: thread {}: {}", pid_, tid_, name);
+  }
+  return result;
+}
+
+void Tracee::interrupt() {
+  if (state_ != State::running) return;
+  // ESRCH: it is ending; the wait will tell.
+  if (ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) < 0 && errno != ESRCH) {
+    fail_errno("{}: thread {}: PTRACE_INTERRUPT", pid_, tid_);
+  }
+}
+
+void Tracee::note_stop(int status) {
+  if (WIFEXITED(status) || WIFSIGNALED(status)) {
+    state_ = State::gone;
+    return;
+  }
+  state_ = State::stopped;
+  if (status >> 16 == PTRACE_EVENT_STOP) group_stopped_ = WSTOPSIG(status) != SIGTRAP;
+}
+
+bool Tracee::wait_stop(Deadline deadline) {
+  // waitpid(2) knows no time limit. A running thread stops within some 10 us, so yield first and sleep later.
+  int spins = 0;
+  while (state_ == State::running) {
+    int status = 0;
+    const pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      state_ = State::gone;  // ECHILD: reaped by an execve of another thread
+      break;
+    }
+    if (got == 0) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      if (++spins < 500) {
+        ::sched_yield();
+      } else {
+        const timespec pause = {0, spins < 700 ? 50'000 : 2'000'000};
+        ::nanosleep(&pause, nullptr);
+      }
+      continue;
+    }
+    note_stop(status);
+    if (state_ != State::stopped || status >> 16 == PTRACE_EVENT_STOP) break;
+    // A signal on its way (or an event that we did not ask for): pass it on; the interrupt's trap is still to
+    // come.
+    const bool is_signal = status >> 16 == 0 && WSTOPSIG(status) != kSyscallStop;
+    state_ = State::running;
+    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal ? WSTOPSIG(status) : 0)) < 0 &&
+        errno != ESRCH) {
+      fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
+    }
+  }
+  return true;
+}
+
+void Tracee::run_to_syscall_stop() {
+  int signal = 0;
+  for (;;) {
+    request(PTRACE_SYSCALL, nullptr, as_data(signal), "PTRACE_SYSCALL");
+    int status = 0;
+    pid_t got = 0;
+    do got = ::waitpid(tid_, &status, __WALL);
+    while (got < 0 && errno == EINTR);
+    if (got < 0)
+      state_ = State::gone;
+    else
+      note_stop(status);
+    if (state_ == State::gone) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
+    if (status >> 16 != 0) {
+      signal = 0;  // EVENT_STOP: of an earlier interrupt, or a job-control stop, which detach() will renew
+    } else if (WSTOPSIG(status) == kSyscallStop) {
+      return;
+    } else {
+      signal = WSTOPSIG(status);  // all are blocked but SIGSTOP: it must not be lost
+    }
+  }
+}
+
+void Tracee::detach(int signal) {
+  if (state_ != State::stopped) return;
+  state_ = State::gone;
+  if (ptrace_request(PTRACE_DETACH, tid_, nullptr, as_data(signal)) < 0 && errno != ESRCH) {
+    fail_errno("{}: thread {}: PTRACE_DETACH", pid_, tid_);
+  }
+}
+
+user_regs_struct Tracee::registers() const {
+  user_regs_struct regs{};
+  iovec io = {&regs, sizeof regs};
+  request(PTRACE_GETREGSET, as_data(NT_PRSTATUS), &io, "PTRACE_GETREGSET");
+  if (io.iov_len != sizeof regs) fail(EOPNOTSUPP, "{}: a 32-bit program cannot be checkpointed", pid_);
+  return regs;
+}
+
+void Tracee::set_registers(const user_regs_struct& regs) {
+  iovec io = {const_cast<user_regs_struct*>(&regs), sizeof regs};
+  request(PTRACE_SETREGSET, as_data(NT_PRSTATUS), &io, "PTRACE_SETREGSET");
+}
+
+uint64_t Tracee::rax() const {
+  errno = 0;
+  const long value = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr);
+  if (value == -1 && errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
+  return static_cast<uint64_t>(value);
+}
+
+std::vector<std::byte> Tracee::xsave() const {
+  // 2.7 kB with AVX-512, 11 kB with AMX; the kernel says how much there was.
+  std::vector<std::byte> area(64 << 10);
+  iovec io = {area.data(), area.size()};
+  request(PTRACE_GETREGSET, as_data(NT_X86_XSTATE), &io, "PTRACE_GETREGSET");
+  area.resize(io.iov_len);
+  return area;
+}
+
+void Tracee::set_xsave(std::span<const std::byte> area) {
+  iovec io = {const_cast<std::byte*>(area.data()), area.size()};
+  request(PTRACE_SETREGSET, as_data(NT_X86_XSTATE), &io, "PTRACE_SETREGSET");
+}
+
+uint64_t Tracee::signal_mask() const {
+  uint64_t mask = 0;
+  request(PTRACE_GETSIGMASK, as_data(kSigsetBytes), &mask, "PTRACE_GETSIGMASK");
+  return mask;
+}
+
+void Tracee::set_signal_mask(uint64_t mask) {
+  request(PTRACE_SETSIGMASK, as_data(kSigsetBytes), &mask, "PTRACE_SETSIGMASK");
+}
+
+std::vector<siginfo_t> Tracee::pending_signals(bool of_process) const {
+  std::vector<siginfo_t> pending;
+  std::array<siginfo_t, 32> batch;
+  for (;;) {
+    __ptrace_peeksiginfo_args args{};
+    args.off = pending.size();
+    args.flags = of_process ? PTRACE_PEEKSIGINFO_SHARED : 0;
+    args.nr = static_cast<int>(batch.size());
+    const long got = request(PTRACE_PEEKSIGINFO, &args, batch.data(), "PTRACE_PEEKSIGINFO");
+    pending.insert(pending.end(), batch.begin(), batch.begin() + got);
+    if (got < static_cast<long>(batch.size())) return pending;
+  }
+}
+
+std::optional<RseqConfig> Tracee::rseq() const {
+  struct {
+    uint64_t pointer;
+    uint32_t size, signature, flags, pad;
+  } raw{};
+  if (ptrace_request(kGetRseqConfiguration, tid_, as_data(sizeof raw), &raw) < 0) {
+    if (errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
+    return std::nullopt;
+  }
+  return RseqConfig{raw.pointer, raw.size, raw.signature, raw.flags};
+}
+
+void Tracee::read(RemotePtr from, std::span<std::byte> to) const {
+  const iovec local = {to.data(), to.size()};
+  const iovec remote = {reinterpret_cast<void*>(from.addr), to.size()};
+  if (::process_vm_readv(tid_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size())) return;
+  // A page without read permission: /proc/PID/mem reads it all the same.
+  const std::string name = fmt::format("/proc/{}/mem", tid_);
+  const UniqueFd mem(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!mem) fail(ESRCH, "{}: thread {} has gone", pid_, tid_);
+  if (::pread(mem.get(), to.data(), to.size(), static_cast<off_t>(from.addr)) !=
+      static_cast<ssize_t>(to.size())) {
+    fail(EFAULT, "{}: {} bytes of memory at {:#x} cannot be read", pid_, to.size(), from.addr);
+  }
+}
+
+void Tracee::write(RemotePtr to, std::span<const std::byte> from) const {
+  const iovec local = {const_cast<std::byte*>(from.data()), from.size()};
+  const iovec remote = {reinterpret_cast<void*>(to.addr), from.size()};
+  if (::process_vm_writev(tid_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(from.size())) return;
+  const std::string name = fmt::format("/proc/{}/mem", tid_);
+  const UniqueFd mem(::open(name.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!mem) fail(ESRCH, "{}: thread {} has gone", pid_, tid_);
+  if (::pwrite(mem.get(), from.data(), from.size(), static_cast<off_t>(to.addr)) !=
+      static_cast<ssize_t>(from.size())) {
+    fail(EFAULT, "{}: {} bytes of memory at {:#x} cannot be written", pid_, from.size(), to.addr);
+  }
+}
+
+}  // namespace ckpt

@@ -1,0 +1,122 @@
+#include "program.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+namespace ckpt_test {
+
+Program::Program(const std::vector<std::string>& arguments, const std::string& directory, bool streams)
+    : directory_(directory) {
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const std::string names[] = {directory + "/stdin", directory + "/stdout", directory + "/stderr"};
+  if (streams && !exists(names[0])) write_file(names[0], "");
+  struct stat st = {};
+  const bool fifo = streams && stat(names[0].c_str(), &st) == 0 && S_ISFIFO(st.st_mode);
+  int told[2];
+  if (pipe2(told, O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
+  const pid_t between = fork();
+  if (between == 0) {
+    const pid_t child = fork();
+    if (child != 0) {
+      static_cast<void>(!write(told[1], &child, sizeof child));
+      _exit(0);
+    }
+    setsid();
+    for (int i = 0; i < 3; ++i) {
+      // A FIFO as stdin is opened at both ends: it never ends, and nobody outside need hold it.
+      const int flags = i == 0 ? (fifo ? O_RDWR : O_RDONLY) : O_WRONLY | O_CREAT | O_TRUNC;
+      const int fd = open(streams ? names[i].c_str() : "/dev/null", flags | O_CLOEXEC, 0644);
+      dup2(fd, i);
+    }
+    if (chdir(streams ? directory.c_str() : "/") != 0) _exit(126);
+    // Nothing of the test's own may be inherited: ctest's pipes, the descriptors of other tests.
+    close_range(3, ~0u, 0);
+    execvp(argv[0], argv.data());
+    dprintf(2, "%s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+  }
+  close(told[1]);
+  if (read(told[0], &pid_, sizeof pid_) != sizeof pid_) throw std::runtime_error("no child");
+  close(told[0]);
+  waitpid(between, nullptr, 0);
+}
+
+Program::~Program() {
+  if (!ended_) kill_and_reap();
+}
+
+void Program::kill_and_reap() {
+  kill(-pid_, SIGKILL);
+  kill(pid_, SIGKILL);
+  if (!wait_end()) ADD_FAILURE() << pid_ << ": does not go away after SIGKILL, state " << state();
+}
+
+bool Program::wait_end(std::chrono::milliseconds limit) {
+  // A resumed process may be anybody's child: init's, the daemon's, ours.
+  ended_ = wait_until([&] { return waitpid(pid_, nullptr, WNOHANG) == pid_ || kill(pid_, 0) != 0; }, limit);
+  return ended_;
+}
+
+char Program::state() const {
+  const std::string stat = read_file("/proc/" + std::to_string(pid_) + "/stat");
+  const size_t at = stat.rfind(") ");
+  return at == std::string::npos ? 0 : stat[at + 2];
+}
+
+bool Program::running() const { return state() != 0 && state() != 'Z' && state() != 'X'; }
+
+CheckProgram::CheckProgram(const std::string& name, const std::string& directory)
+    : Program({std::string(CKPT_BIN_DIR "/programs/") + name, directory}, directory) {}
+
+bool CheckProgram::wait_ready() {
+  wait_until([&] { return exists(path("ready")) || exists(path("result")) || !running(); });
+  if (exists(path("ready")) && !exists(path("result"))) return true;
+  ADD_FAILURE() << "the program did not get ready: " << read_file(path("result"));
+  return false;
+}
+
+void CheckProgram::between() {
+  if (!exists(path("between"))) return;
+  const CommandResult result = run({"sh", "-c", "cd \"$1\" && sh -e ./between", "sh", path(".")});
+  EXPECT_EQ(result.status, 0) << result.output;
+}
+
+void CheckProgram::go() { write_file(path("go"), ""); }
+
+std::string CheckProgram::wait_result() {
+  wait_until([&] { return exists(path("result")) || !running(); });
+  std::string text = read_file(path("result"));
+  if (text.empty()) return std::string("no result; state of the process: ") + (state() ? state() : '-');
+  text.pop_back();
+  if (!wait_end(std::chrono::seconds(10))) return "the process does not end; its result: " + text;
+  return text;
+}
+
+bool archive(const Mount& mount, const std::string& image, const std::string& to) {
+  const CommandResult result = run({"cp", "-a", mount.path("images/" + image), to});
+  EXPECT_EQ(result.status, 0) << result.output;
+  return result.status == 0;
+}
+
+std::string resume(const Mount& mount, const std::string& archive) {
+  const CommandResult result = run({"cp", "-a", archive, mount.path("restore/")});
+  if (result.status == 0) return {};
+  const std::string name = std::filesystem::path(archive).filename();
+  return "cp ends with " + std::to_string(result.status) + ": " + result.output +
+         "restore/" + name + "/error: " + read_file(mount.path("restore/" + name + "/error")) +
+         "ctl: " + read_file(mount.path("ctl"));
+}
+
+}  // namespace ckpt_test

@@ -1,0 +1,276 @@
+// checkpoint() from end to end, into a store in memory; and what it refuses, the process running on
+// untouched.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include <thread>
+#include <vector>
+
+#include "engine/base/record.h"
+#include "engine/engine.h"
+#include "engine/kinds/registers.h"
+#include "engine/process/procfs.h"
+#include "tests/unit/memory_store.h"
+#include "tests/unit/target.h"
+
+namespace ckpt {
+namespace {
+
+using test::Child;
+using test::eventually;
+using test::Shared;
+
+struct Beat {
+  std::atomic<int> ready{0};
+  std::atomic<uint64_t> count{0};
+};
+
+int beat_for_ever(Beat* beat) {
+  beat->ready = 1;
+  for (;;) ++beat->count;
+}
+
+bool goes_on(Beat& beat) {
+  const uint64_t before = beat.count;
+  return eventually([&] { return beat.count > before + 1000; });
+}
+
+class CheckpointTest : public testing::Test {
+ protected:
+  /// The child of a test may have inherited pipes and sockets, which are refused.
+  static void close_all() {
+    ::syscall(SYS_close_range, 0, ~0u, 0);
+    ::open("/dev/null", O_RDWR);
+    ::dup(0);
+    ::dup(0);
+  }
+
+  int refused(pid_t pid, std::string* sentence = nullptr, const CheckpointOptions& how = {}) {
+    try {
+      checkpoint(store_, pid, Caller::self(), how);
+    } catch (const Error& e) {
+      if (sentence != nullptr) *sentence = e.sentence();
+      return e.err();
+    }
+    return 0;
+  }
+
+  static CheckpointOptions options(AfterCapture after, std::string name = {}) {
+    CheckpointOptions made;
+    made.after = after;
+    made.name = std::move(name);
+    return made;
+  }
+
+  MemoryStore store_;
+};
+
+TEST_F(CheckpointTest, WritesAnImageAndTheProcessGoesOn) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  const CheckpointResult result = checkpoint(store_, child.pid(), Caller::self(), {});
+  EXPECT_EQ(result.name, std::to_string(child.pid()));
+  EXPECT_GT(result.stop_ns, 0u);
+  EXPECT_TRUE(goes_on(*beat));
+  EXPECT_EQ(read_status(child.pid()).tracer, 0);
+  const auto image = store_.open_image(result.name);
+  for (const char* path : {"maps", "smaps", "cmdline", "environ", "auxv", "status", "limits", "exe", "cwd",
+                           "root", "manifest", "fds/0", "signals"}) {
+    EXPECT_TRUE(image->has(path)) << path;
+  }
+  EXPECT_FALSE(image->below("segments").empty());
+  const RestoredRegisters registers = parse_registers(*image, "", child.pid());
+  EXPECT_EQ(registers.regs.orig_rax, ~0ull);
+  EXPECT_NE(image->read("status").find("TracerPid:\t0\n"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, ExitEndsTheProcessAfterTheCommit) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  store_.fail_commits = true;
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::exit)), ENOSPC);
+  EXPECT_TRUE(goes_on(*beat));
+  store_.fail_commits = false;
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::exit, "last")), 0);
+  EXPECT_TRUE(store_.has_image("last"));
+  EXPECT_EQ(child.join(), 1000 + SIGKILL);
+}
+
+TEST_F(CheckpointTest, StopLeavesItStopped) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  EXPECT_EQ(refused(child.pid(), nullptr, options(AfterCapture::stop)), 0);
+  EXPECT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
+  // One that is stopped is checkpointed as well, and stays stopped.
+  EXPECT_EQ(refused(child.pid()), 0);
+  EXPECT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
+  EXPECT_NE(store_.open_image(std::to_string(child.pid()))->read("status").find("State:\tT (stopped)"),
+            std::string::npos);
+  ::kill(child.pid(), SIGCONT);
+  EXPECT_TRUE(goes_on(*beat));
+}
+
+TEST_F(CheckpointTest, RefusesByName) {
+  std::string sentence;
+  EXPECT_EQ(refused(::getpid()), EINVAL);
+  EXPECT_EQ(refused(2, &sentence), EINVAL) << sentence;  // kthreadd, or nothing in a pid namespace
+  EXPECT_EQ(refused(0x3fffffff), ESRCH);
+}
+
+TEST_F(CheckpointTest, RefusesWhatIsTracedAndNamesTheTracer) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  Shared<Beat> tracing;
+  Child tracer([&] {
+    if (::ptrace(PTRACE_SEIZE, child.pid(), nullptr, nullptr) != 0) return 1;
+    tracing->ready = 1;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(eventually([&] { return tracing->ready == 1; }));
+  std::string sentence;
+  EXPECT_EQ(refused(child.pid(), &sentence), EBUSY);
+  EXPECT_NE(sentence.find(fmt::format("process {}", tracer.pid())), std::string::npos) << sentence;
+}
+
+TEST_F(CheckpointTest, RefusesParents) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    if (::fork() == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (;;) ::pause();
+    }
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  std::string sentence;
+  EXPECT_EQ(refused(child.pid(), &sentence), EOPNOTSUPP);
+  EXPECT_NE(sentence.find("child process"), std::string::npos) << sentence;
+  EXPECT_TRUE(goes_on(*beat));
+}
+
+TEST_F(CheckpointTest, ACancelledOneLeavesNothing) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  const CancelFlag cancel = true;
+  CheckpointOptions cancelled;
+  cancelled.cancel = &cancel;
+  EXPECT_EQ(refused(child.pid(), nullptr, cancelled), EINTR);
+  EXPECT_TRUE(store_.stored.empty());
+  EXPECT_TRUE(goes_on(*beat));
+  EXPECT_FALSE(being_captured(child.pid()));
+}
+
+int beat_in_threads(Beat* beat) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([beat, i] {
+      std::vector<char> mine(1 << 20, static_cast<char>(i + 1));
+      ++beat->ready;
+      for (;;) {
+        ++beat->count;
+        ++mine[beat->count % mine.size()];
+        if (i == 2) ::usleep(50);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  return 0;
+}
+
+TEST_F(CheckpointTest, TheProcessOutlivesACheckpointKilledAtAnyMoment) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_in_threads(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 3; }));
+  const std::string maps = read_file(fmt::format("/proc/{}/maps", child.pid()));
+  unsigned seed = static_cast<unsigned>(child.pid());
+  for (int round = 0; round < 60; ++round) {
+    Shared<Beat> working;
+    Child daemon([&]() -> int {
+      working->ready = 1;
+      for (;;) {
+        MemoryStore store;
+        checkpoint(store, child.pid(), Caller::self(), {});
+        ++working->count;
+      }
+    });
+    ASSERT_TRUE(eventually([&] { return working->ready == 1; }));
+    ::usleep(static_cast<unsigned>(::rand_r(&seed)) % 30'000);
+    ::kill(daemon.pid(), SIGKILL);
+    daemon.join();
+    ASSERT_TRUE(goes_on(*beat)) << "round " << round;
+    ASSERT_TRUE(child.alive()) << "round " << round;
+  }
+  EXPECT_EQ(read_file(fmt::format("/proc/{}/maps", child.pid())), maps);
+  const UniqueFd dir = open_proc(child.pid());
+  EXPECT_TRUE(list_children(dir.get()).empty());
+  EXPECT_EQ(refused(child.pid()), 0);
+}
+
+TEST_F(CheckpointTest, TwoOfOneProcessTakeTurns) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_in_threads(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 3; }));
+  std::vector<std::thread> writers;
+  std::atomic<int> done{0};
+  for (const char* name : {"a", "b", "c"}) {
+    writers.emplace_back([&, name] {
+      MemoryStore store;
+      checkpoint(store, child.pid(), Caller::self(), options(AfterCapture::go_on, name));
+      ++done;
+    });
+  }
+  for (auto& writer : writers) writer.join();
+  EXPECT_EQ(done, 3);
+  EXPECT_TRUE(goes_on(*beat));
+}
+
+TEST_F(CheckpointTest, APlainUserTakesOnlyHisOwn) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  Caller user;
+  user.uid = ::getuid() + 1000;
+  user.gid = ::getgid() + 1000;
+  try {
+    checkpoint(store_, child.pid(), user, {});
+    ADD_FAILURE() << "somebody else's process was checkpointed";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EPERM);
+  }
+  EXPECT_TRUE(store_.stored.empty());
+}
+
+}  // namespace
+}  // namespace ckpt

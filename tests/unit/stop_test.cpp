@@ -1,0 +1,215 @@
+// Stopping a whole process: threads that are born and die meanwhile, signals under load, job control, time
+// limits.
+#include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+
+#include <mutex>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "engine/base/error.h"
+#include "engine/process/procfs.h"
+#include "engine/process/stop.h"
+#include "tests/unit/target.h"
+
+namespace ckpt {
+namespace {
+
+using test::Child;
+using test::eventually;
+using test::Shared;
+
+struct Report {
+  std::atomic<int> ready{0};
+  std::atomic<uint64_t> rounds{0};
+  std::atomic<uint64_t> signals{0};
+  std::atomic<bool> finish{false};
+};
+
+Report* handler_report = nullptr;
+void count_signal(int) { ++handler_report->signals; }
+
+int sleep_in_threads(Report* report, int count) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) {
+    threads.emplace_back([report, i] {
+      ++report->ready;
+      while (!report->finish) {
+        if (i % 2 == 0) ::usleep(100);
+        ++report->rounds;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  return 0;
+}
+
+TEST(StoppedProcess, HoldsEveryThreadStill) {
+  Shared<Report> report;
+  Child child([&] { return sleep_in_threads(&*report, 8); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 8; }));
+  for (int i = 0; i < 20; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    ASSERT_EQ(process.threads().size(), 9u);
+    EXPECT_EQ(process.remotes().front()->tid(), child.pid());
+    std::set<long> tids;
+    for (Remote* thread : process.remotes()) tids.insert(thread->syscall(SYS_gettid));
+    EXPECT_EQ(tids.size(), 9u);
+    const uint64_t before = report->rounds;
+    ::usleep(1000);
+    EXPECT_EQ(report->rounds, before);
+    process.resume();
+    EXPECT_GT(process.stop_ns(), 1'000'000u);
+    EXPECT_TRUE(eventually([&] { return report->rounds > before; }));
+  }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(StoppedProcess, ThreadsMayBeBornAndDieMeanwhile) {
+  Shared<Report> report;
+  Child child([&] {
+    report->ready = 1;
+    while (!report->finish) {
+      std::thread a([&] { ++report->rounds; });
+      std::thread b([&] { ++report->rounds; });
+      a.join();
+      b.join();
+    }
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  for (int i = 0; i < 100; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    const UniqueFd dir = open_proc(child.pid());
+    for (const pid_t tid : list_tasks(dir.get())) {
+      const char state = read_status(tid).state;
+      EXPECT_TRUE(state == 't' || state == 'X' || state == 'Z') << state;
+    }
+    process.leader().syscall(SYS_getpid);
+  }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(StoppedProcess, SignalsUnderLoadArriveExactlyOnce) {
+  Shared<Report> report;
+  Child child([&] {
+    handler_report = &*report;
+    struct sigaction action {};
+    action.sa_handler = count_signal;
+    ::sigaction(SIGRTMIN, &action, nullptr);
+    return sleep_in_threads(&*report, 2);
+  });
+  ASSERT_TRUE(eventually([&] { return report->ready == 2; }));
+  std::atomic<bool> stop_sending{false};
+  uint64_t sent = 0;
+  std::thread sender([&] {
+    while (!stop_sending) {
+      if (::sigqueue(child.pid(), SIGRTMIN, {}) == 0) ++sent;
+      ::usleep(50);
+    }
+  });
+  for (int i = 0; i < 150; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    for (Remote* thread : process.remotes()) thread->syscall(SYS_getpid);
+  }
+  stop_sending = true;
+  sender.join();
+  EXPECT_TRUE(eventually([&] { return report->signals == sent; })) << report->signals << " of " << sent;
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+  EXPECT_GT(sent, 100u);
+}
+
+TEST(StoppedProcess, AStoppedOneStaysStopped) {
+  Shared<Report> report;
+  Child child([&] { return sleep_in_threads(&*report, 3); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 3; }));
+  ::kill(child.pid(), SIGSTOP);
+  ASSERT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
+  for (int i = 0; i < 10; ++i) {
+    {
+      StoppedProcess process(child.pid());
+      process.stop();
+      EXPECT_TRUE(process.group_stopped());
+      for (Remote* thread : process.remotes()) EXPECT_EQ(thread->syscall(SYS_getpid), child.pid());
+    }
+    const uint64_t before = report->rounds;
+    ASSERT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
+    ::usleep(2000);
+    EXPECT_EQ(report->rounds, before);
+  }
+  ::kill(child.pid(), SIGCONT);
+  const uint64_t before = report->rounds;
+  EXPECT_TRUE(eventually([&] { return report->rounds > before + 10; }));
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(StoppedProcess, AStopSignalDuringCallsIsNotLost) {
+  Shared<Report> report;
+  Child child([&] { return sleep_in_threads(&*report, 3); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 3; }));
+  {
+    StoppedProcess process(child.pid());
+    process.stop();
+    process.leader().syscall(SYS_getpid);
+    ::kill(child.pid(), SIGSTOP);
+    for (Remote* thread : process.remotes()) EXPECT_EQ(thread->syscall(SYS_getpid), child.pid());
+  }
+  EXPECT_TRUE(eventually([&] { return read_status(child.pid()).state == 'T'; }));
+  ::kill(child.pid(), SIGCONT);
+  const uint64_t before = report->rounds;
+  EXPECT_TRUE(eventually([&] { return report->rounds > before + 10; }));
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(StoppedProcess, AVforkParentIsNamedAndGoesOn) {
+  Shared<Report> report;
+  Child child([&] {
+    report->ready = 1;
+    if (::vfork() == 0) {
+      while (!report->finish) ::usleep(200);
+      ::_exit(0);
+    }
+    report->rounds = 1;
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1 && read_status(child.pid()).state == 'D'; }));
+  int err = 0;
+  std::thread tracer([&] {
+    try {
+      StoppedProcess process(child.pid());
+      process.stop(nullptr, std::chrono::milliseconds(100));
+    } catch (const Error& e) {
+      err = e.err();
+      EXPECT_NE(e.sentence().find(std::to_string(child.pid())), std::string::npos);
+    }
+  });
+  tracer.join();
+  EXPECT_EQ(err, EBUSY);
+  report->finish = true;
+  EXPECT_TRUE(eventually([&] { return report->rounds == 1; }));
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(StoppedProcess, IsKilled) {
+  Shared<Report> report;
+  Child child([&] { return sleep_in_threads(&*report, 4); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 4; }));
+  StoppedProcess process(child.pid());
+  process.stop();
+  process.leader().syscall(SYS_getpid);
+  process.kill();
+  EXPECT_EQ(child.join(), 1000 + SIGKILL);
+}
+
+}  // namespace
+}  // namespace ckpt

@@ -1,0 +1,73 @@
+// ckpt save: checkpoint processes through ctl.
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+
+#include "engine/base/error.h"
+#include "tools/ckpt/commands.h"
+#include "tools/ckpt/ctl.h"
+
+namespace ckpt::tool {
+
+namespace {
+
+struct SaveOptions {
+  std::vector<int> pids;
+  std::string name;
+  bool exit = false;
+  bool stop = false;
+  std::vector<std::string> words;  ///< further options of ctl, as they are
+};
+
+std::string command_for(const SaveOptions& options, int pid) {
+  std::string line = std::to_string(pid);
+  if (options.exit) line += " exit";
+  if (options.stop) line += " stop";
+  if (!options.name.empty()) line += " name=" + options.name;
+  for (const std::string& word : options.words) line += " " + word;
+  return line;
+}
+
+int save(Session& session, const SaveOptions& options) {
+  if (session.on_store()) fail(EINVAL, "save needs a mounted ckptfs, not --store");
+  if (!options.name.empty() && options.pids.size() > 1)
+    fail(EINVAL, "--name labels one image, and there are several pids");
+  int code = kOk;
+  auto results = nlohmann::json::array();
+  for (const int pid : options.pids) {
+    nlohmann::json result{{"pid", pid}};
+    try {
+      const std::string outcome = run_ctl(session.mount(), command_for(options, pid));
+      result["name"] = options.name.empty() ? std::to_string(pid) : options.name;
+      result["outcome"] = outcome;
+      if (!session.json) std::printf("%s\n", outcome.c_str());
+    } catch (const Error& e) {
+      code = kFailed;
+      result["error"] = e.sentence();
+      result["errno"] = e.err();
+      if (!session.json) std::fprintf(stderr, "ckpt: %s\n", e.sentence().c_str());
+    }
+    results.push_back(std::move(result));
+  }
+  if (session.json) std::printf("%s\n", results.dump(2).c_str());
+  return code;
+}
+
+}  // namespace
+
+void add_save(CLI::App& app, Choice& choice) {
+  auto* command = app.add_subcommand("save", "Checkpoint processes; they go on running");
+  auto options = std::make_shared<SaveOptions>();
+  command->add_option("PID", options->pids, "Processes to checkpoint, each into an image of its own")
+      ->required()
+      ->check(CLI::PositiveNumber);
+  command->add_option("-n,--name", options->name, "Label of the image (default: the pid)")->type_name("NAME");
+  auto* exit = command->add_flag("--exit", options->exit, "End the process when the image is durable");
+  command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);
+  command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
+      ->type_name("WORD")
+      ->allow_extra_args(false);
+  command->callback([options, &choice] { choice.run = [options](Session& s) { return save(s, *options); }; });
+}
+
+}  // namespace ckpt::tool
