@@ -56,7 +56,7 @@ void refuse_32_bit(pid_t pid, int proc_dir) {
 
 void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
   if (pid == ::getpid())
-    fail(EINVAL, "{}: this is the process that takes checkpoints; it cannot take its own", pid);
+    fail(EINVAL, "{}: this is ckptfs (or ckpt) itself, which cannot take its own checkpoint", pid);
   if (status.tgid != pid) fail(ESRCH, "{}: a thread of process {}, not a process", pid, status.tgid);
   if (status.kernel_thread) fail(EINVAL, "{}: {} is a kernel thread", pid, status.name);
   if (status.state == 'Z' || status.state == 'X') {
