@@ -29,7 +29,8 @@ struct OpenFile {
   HandlePtr handle;
 };
 
-Handle& handle(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*>(fi->fh)->handle; }
+/// Shared, because the kernel may release the file as soon as it has the reply, before the handler has returned.
+HandlePtr handle(const fuse_file_info* fi) { return reinterpret_cast<OpenFile*>(fi->fh)->handle; }
 
 void set_handle(fuse_file_info* fi, const HandlePtr& opened) {
   fi->direct_io = opened->direct_io() ? 1 : 0;
@@ -188,7 +189,8 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
 void op_read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_info* fi) {
   bool replied = false;
   try {
-    handle(fi).read(decode(req), static_cast<uint64_t>(offset), size, [&](std::span<const std::byte> piece) {
+    const HandlePtr opened = handle(fi);
+    opened->read(decode(req), static_cast<uint64_t>(offset), size, [&](std::span<const std::byte> piece) {
       replied = true;
       fuse_reply_buf(req, reinterpret_cast<const char*>(piece.data()), piece.size());
     });
@@ -201,7 +203,7 @@ void op_read(fuse_req_t req, fuse_ino_t, size_t size, off_t offset, fuse_file_in
 void op_write(fuse_req_t req, fuse_ino_t, const char* data, size_t size, off_t offset, fuse_file_info* fi) {
   checked_call(req, "write", [&] {
     const Request request = decode(req);
-    Work work = handle(fi).write(request, static_cast<uint64_t>(offset), std::as_bytes(std::span(data, size)));
+    Work work = handle(fi)->write(request, static_cast<uint64_t>(offset), std::as_bytes(std::span(data, size)));
     reply_after(req, request, std::move(work), [size](fuse_req_t r) { fuse_reply_write(r, size); });
   });
 }
@@ -209,7 +211,7 @@ void op_write(fuse_req_t req, fuse_ino_t, const char* data, size_t size, off_t o
 void op_flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
   checked_call(req, "flush", [&] {
     const Request request = decode(req);
-    reply_after(req, request, handle(fi).flush(request), ok);
+    reply_after(req, request, handle(fi)->flush(request), ok);
   });
 }
 
@@ -221,7 +223,7 @@ void op_release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
 void op_lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_info* fi) {
   checked_call(req, "lseek", [&] {
     // All of a file is data, zeros included: whoever looks for holes would otherwise copy by read and write.
-    const auto size = static_cast<off_t>(handle(fi).size());
+    const auto size = static_cast<off_t>(handle(fi)->size());
     if (whence != SEEK_DATA && whence != SEEK_HOLE) fail(EINVAL, "lseek: whence {} is not known", whence);
     if (offset < 0 || offset >= size) fail(ENXIO, "lseek: beyond the end");
     fuse_reply_lseek(req, whence == SEEK_DATA ? offset : size);
@@ -231,7 +233,7 @@ void op_lseek(fuse_req_t req, fuse_ino_t, off_t offset, int whence, fuse_file_in
 void op_copy_file_range(fuse_req_t req, fuse_ino_t, off_t from_offset, fuse_file_info* from, fuse_ino_t,
                         off_t offset, fuse_file_info* to, size_t length, int) {
   checked_call(req, "copy_file_range", [&] {
-    const uint64_t taken = handle(to).copy_from(decode(req), handle(from), static_cast<uint64_t>(from_offset),
+    const uint64_t taken = handle(to)->copy_from(decode(req), *handle(from), static_cast<uint64_t>(from_offset),
                                                 static_cast<uint64_t>(offset), length);
     fuse_reply_write(req, taken);
   });
@@ -252,12 +254,15 @@ struct OpenDirectory {
   std::vector<DirEntry> entries;
 };
 
-OpenDirectory& open_directory(const fuse_file_info* fi) { return *reinterpret_cast<OpenDirectory*>(fi->fh); }
+using OpenDirectoryPtr = std::shared_ptr<OpenDirectory>;
+
+/// fi->fh points to a shared pointer, for the same reason as for files.
+OpenDirectoryPtr& open_directory(const fuse_file_info* fi) { return *reinterpret_cast<OpenDirectoryPtr*>(fi->fh); }
 
 void op_opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   checked_call(req, "opendir", [&] {
     if (!S_ISDIR(node(req, ino)->stat().st_mode)) fail(ENOTDIR, "not a directory");
-    fi->fh = reinterpret_cast<uint64_t>(new OpenDirectory);
+    fi->fh = reinterpret_cast<uint64_t>(new OpenDirectoryPtr(std::make_shared<OpenDirectory>()));
     if (fuse_reply_open(req, fi) != 0) delete &open_directory(fi);
   });
 }
@@ -277,7 +282,8 @@ size_t add_entry(fuse_req_t req, char* at, size_t room, const DirEntry& e, off_t
 
 void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info* fi, bool plus) {
   checked_call(req, plus ? "readdirplus" : "readdir", [&] {
-    OpenDirectory& dir = open_directory(fi);
+    const OpenDirectoryPtr dir_alive = open_directory(fi);
+    OpenDirectory& dir = *dir_alive;
     const std::lock_guard lock(dir.mutex);
     if (offset == 0) {
       dir.entries = {{".", ino, S_IFDIR, nullptr}, {"..", kRootIno, S_IFDIR, nullptr}};

@@ -88,10 +88,11 @@ int Session::serve() {
     fuse_loop_cfg_set_idle_threads(config.get(), kThreads);
     result = fuse_session_loop_mt(session_, config.get());
   }
-  // A positive result is the signal that ended it: what it is for.
+  // The store is still to be closed: a second signal, or the first one just after an unmount, must not cut that short.
+  const BlockedSignals until_the_end;
   fuse_remove_signal_handlers(session_);
   filesystem_.end();  // before the session goes: the workers answer on it
-  return result < 0 ? 1 : 0;
+  return result < 0 ? 1 : 0;  // a positive result is the signal that ended it: what it is for
 }
 
 }  // namespace ckpt

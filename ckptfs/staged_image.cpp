@@ -230,7 +230,6 @@ std::pair<NodePtr, HandlePtr> StagedImage::create(const Request& request, Ino di
   }
   it.content = content;
   const auto handle = std::make_shared<StagedHandle>(shared_from_this(), ino, content, flags);
-  if ((flags & O_ACCMODE) != O_RDONLY) ++it.writers;
   handle->mark_changed();
   return {node(ino), handle};
 }
@@ -247,7 +246,6 @@ HandlePtr StagedImage::open(const Request& request, Ino ino, int flags) {
       took_part(request);
     }
     handle = std::make_shared<StagedHandle>(shared_from_this(), ino, it.content, flags);
-    if (writes) ++it.writers;
   }
   if ((flags & O_TRUNC) != 0 && writes) {
     struct stat values {};
@@ -279,6 +277,7 @@ std::pair<NodePtr, Work> StagedImage::make_link(const Request& request, Ino dire
   }
   it.target = target;
   it.size = target.size();
+  it.settled = true;
   completion_.settle(path, EntryType::symlink, it.size);
   return {node(ino), settled(request, path)};
 }
@@ -303,7 +302,7 @@ void StagedImage::settle_below(Ino ino) {
   const Item& it = item(ino);
   for (const auto& [name, child] : it.children) settle_below(child);
   // What is still being written is settled when it is closed.
-  if (S_ISDIR(it.mode) || it.writers > 0) return;
+  if (S_ISDIR(it.mode) || !it.settled) return;
   completion_.settle(path_locked(it), S_ISLNK(it.mode) ? EntryType::symlink : EntryType::file, it.size);
 }
 
@@ -345,6 +344,7 @@ void StagedImage::content_changed(Ino ino, uint64_t size) {
   const std::lock_guard lock(mutex_);
   Item& it = item(ino);
   it.size = size;
+  it.settled = false;
   it.mtime = it.ctime = now();
   if (it.parent == 0) return;
   const std::string path = path_locked(it);
@@ -352,17 +352,11 @@ void StagedImage::content_changed(Ino ino, uint64_t size) {
   if (path == kManifestName) completion_.drop_manifest();
 }
 
-void StagedImage::writer_gone(Ino ino) {
-  const std::lock_guard lock(mutex_);
-  if (const auto found = items_.find(ino); found != items_.end() && found->second.writers > 0) {
-    --found->second.writers;
-  }
-}
-
 Work StagedImage::content_settled(const Request& request, Ino ino) {
   const std::lock_guard lock(mutex_);
-  const Item& it = item(ino);
+  Item& it = item(ino);
   if (it.parent == 0 || state_ != State::filling) return {};
+  it.settled = true;
   const std::string path = path_locked(it);
   completion_.settle(path, EntryType::file, it.size);
   return settled(request, path);

@@ -82,7 +82,6 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   HandlePtr open(const Request&, Ino ino, int flags);
   /// A handle has changed the file's content; `size` is the new one.
   void content_changed(Ino ino, uint64_t size);
-  void writer_gone(Ino ino);
   /// A handle that changed the file is being closed.
   Work content_settled(const Request&, Ino ino);
   /// To be held while a file's content is changed: nothing changes any more once the image is being verified.
@@ -103,7 +102,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
     std::string target;
     std::shared_ptr<StagedContent> content;
     uint64_t size = 0;
-    uint32_t writers = 0;
+    bool settled = false;   ///< closed since its last change; a RELEASE would come too late to tell
   };
 
   // All of these with mutex_ held.

@@ -22,10 +22,6 @@ StagedHandle::StagedHandle(std::shared_ptr<StagedImage> image, Ino ino, std::sha
       writer_((flags & O_ACCMODE) != O_RDONLY),
       append_((flags & O_APPEND) != 0) {}
 
-StagedHandle::~StagedHandle() {
-  if (writer_) image_->writer_gone(ino_);
-}
-
 uint64_t StagedHandle::size() const {
   const std::lock_guard lock(content_->mutex);
   return content_->file->size();

@@ -42,7 +42,6 @@ class StagedNode : public Node {
 class StagedHandle : public Handle {
  public:
   StagedHandle(std::shared_ptr<StagedImage> image, Ino ino, std::shared_ptr<StagedContent> content, int flags);
-  ~StagedHandle() override;
 
   bool direct_io() const override { return true; }
   uint64_t size() const override;

@@ -41,9 +41,10 @@ bool is_descendant(pid_t pid, pid_t ancestor) {
   return false;
 }
 
-// A process that is not dumpable shows root as the owner of its files in /proc (task_dump_owner() in fs/proc/base.c).
+// A process that is not dumpable shows root as the owner of its files in /proc (task_dump_owner() in
+// fs/proc/base.c).
 bool dumpable(int proc_dir, const ProcStatus& status) {
-  struct stat st{};
+  struct stat st {};
   return ::fstatat(proc_dir, "maps", &st, 0) == 0 && st.st_uid == status.uid[1] && st.st_gid == status.gid[1];
 }
 
@@ -65,7 +66,8 @@ Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
     // Capabilities of another user namespace are worth nothing in ours.
     if (in_our_user_namespace(fmt::format("/proc/{}", tid))) caller.effective_caps = status.cap_effective;
   } catch (const Error&) {
-    // The requester has ended, or hides in a pid namespace that is not below ours: nothing beyond uid and gid is granted.
+    // The requester has ended, or hides in a pid namespace that is not below ours: nothing beyond uid and gid
+    // is granted.
   }
   return caller;
 }
@@ -80,7 +82,8 @@ void check_may_checkpoint(const Caller& caller, pid_t pid) {
   if (!all_are(status.uid, caller.uid) || !all_are(status.gid, caller.gid)) {
     fail(EPERM, "{}: the process belongs to user {}, not to user {}", pid, status.uid[0], caller.uid);
   }
-  if (!dumpable(proc_dir.get(), status)) fail(EPERM, "{}: the process has made itself unreadable (not dumpable)", pid);
+  if (!dumpable(proc_dir.get(), status))
+    fail(EPERM, "{}: the process has made itself unreadable (not dumpable)", pid);
   if ((status.cap_permitted & ~caller.effective_caps) != 0) {
     fail(EPERM, "{}: the process has capabilities that user {} does not have", pid, caller.uid);
   }

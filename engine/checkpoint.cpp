@@ -34,7 +34,7 @@ using Clock = std::chrono::steady_clock;
 
 std::mutex captured_lock;
 std::condition_variable captured_changed;
-std::map<pid_t, bool> captured;          // guarded by captured_lock; tgid -> whether it is still touched
+std::map<pid_t, bool> captured;  // guarded by captured_lock; tgid -> whether it is still touched
 
 void set_touched(pid_t pid, bool touched) {
   const std::lock_guard guard(captured_lock);
@@ -70,7 +70,11 @@ class CaptureTurn {
 class Capture {
  public:
   Capture(Store& store, pid_t pid, const CheckpointOptions& options)
-      : store_(store), pid_(pid), options_(options), proc_dir_(open_proc(pid)), memory_(pid, proc_dir_.get()) {
+      : store_(store),
+        pid_(pid),
+        options_(options),
+        proc_dir_(open_proc(pid)),
+        memory_(pid, proc_dir_.get()) {
     pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
   }
@@ -84,7 +88,8 @@ class Capture {
 
  private:
   void check_cancel() const {
-    if (options_.cancel != nullptr && options_.cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
+    if (options_.cancel != nullptr && options_.cancel->load())
+      fail(EINTR, "{}: the checkpoint was cancelled", pid_);
   }
   void look_before_the_stop();
   void prepare_snapshot();
@@ -100,7 +105,7 @@ class Capture {
   const CheckpointOptions& options_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
-  ProcStatus status_;                    // before the stop
+  ProcStatus status_;  // before the stop
   MemoryTable memory_;
   std::unique_ptr<ImageBuilder> image_;
   std::unique_ptr<Snapshot> snapshot_;
@@ -142,9 +147,11 @@ std::string untraced_status(std::string text, char state, bool group_stopped) {
 }
 
 void Capture::capture_proc_files(const StoppedProcess& process) {
-  for (const char* name : {"cmdline", "environ", "auxv", "limits"}) image_->put(name, read_file(proc_dir_.get(), name));
+  for (const char* name : {"cmdline", "environ", "auxv", "limits"})
+    image_->put(name, read_file(proc_dir_.get(), name));
   for (const char* name : {"exe", "cwd", "root"}) image_->put_link(name, read_link(proc_dir_.get(), name));
-  image_->put("status", untraced_status(read_file(proc_dir_.get(), "status"), status_.state, process.group_stopped()));
+  image_->put("status",
+              untraced_status(read_file(proc_dir_.get(), "status"), status_.state, process.group_stopped()));
 }
 
 void Capture::capture_stopped(StoppedProcess& process) {
@@ -166,7 +173,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.objects = &objects_;
   ctx.later = &later_;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
-  refuse_descriptors(pid_, fds);         // it may have opened something since
+  refuse_descriptors(pid_, fds);  // it may have opened something since
   capture_descriptors(ctx, fds);
   capture_rooms(ctx, process.remotes());
   capture_shared_mappings(ctx, memory_.vmas());
@@ -214,9 +221,9 @@ ManifestHeader make_header(pid_t pid, const ProcStatus& status, int proc_dir) {
   header.pid = pid;
   header.pids = {pid};
   header.command = status.name;
-  // The image of a set-uid program, or of one that has made itself unreadable, is root's: the files of such a process
-  // in /proc are root's too (task_dump_owner() in fs/proc/base.c).
-  struct stat st{};
+  // The image of a set-uid program, or of one that has made itself unreadable, is root's: the files of such a
+  // process in /proc are root's too (task_dump_owner() in fs/proc/base.c).
+  struct stat st {};
   const bool readable = ::fstatat(proc_dir, "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
   const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
                      status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2];
@@ -263,8 +270,10 @@ CheckpointResult Capture::run(std::string_view without) {
     if (goes_on) release_snapshot();
     throw;
   }
-  if (goes_on) release_snapshot();
-  else snapshot_->release(&process.leader());
+  if (goes_on)
+    release_snapshot();
+  else
+    snapshot_->release(&process.leader());
   set_touched(pid_, !goes_on);
 
   const CheckpointResult result = commit(process);
@@ -318,8 +327,8 @@ CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const
   });
   tracer.join();
   if (error) std::rethrow_exception(error);
-  result.total_ns =
-      static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+  result.total_ns = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
   return result;
 }
 

@@ -21,19 +21,20 @@ std::string name_of(pid_t pid) {
 void refuse_children(pid_t pid, int proc_dir) {
   const std::vector<pid_t> children = list_children(proc_dir);
   if (children.empty()) return;
-  fail(EOPNOTSUPP, "{}: it has {} child process{} (first: {} {}); checkpointing a process tree is not supported yet", pid,
+  fail(EOPNOTSUPP,
+       "{}: it has {} child process{} (first: {} {}); checkpointing a process tree is not supported yet", pid,
        children.size(), children.size() == 1 ? "" : "es", children.front(), name_of(children.front()));
 }
 
 void refuse_namespaces(pid_t pid, int proc_dir) {
   constexpr std::array<std::pair<const char*, const char*>, 8> kKinds = {{{"user", "user"},
-                                                                         {"pid", "pid"},
-                                                                         {"mnt", "mount"},
-                                                                         {"net", "network"},
-                                                                         {"ipc", "IPC"},
-                                                                         {"uts", "UTS"},
-                                                                         {"cgroup", "cgroup"},
-                                                                         {"time", "time"}}};
+                                                                          {"pid", "pid"},
+                                                                          {"mnt", "mount"},
+                                                                          {"net", "network"},
+                                                                          {"ipc", "IPC"},
+                                                                          {"uts", "UTS"},
+                                                                          {"cgroup", "cgroup"},
+                                                                          {"time", "time"}}};
   for (const auto& [file, name] : kKinds) {
     const std::string path = fmt::format("ns/{}", file);
     // A kernel without this kind has no such file.
@@ -54,7 +55,8 @@ void refuse_32_bit(pid_t pid, int proc_dir) {
 }  // namespace
 
 void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
-  if (pid == ::getpid()) fail(EINVAL, "{}: this is the process that takes checkpoints; it cannot take its own", pid);
+  if (pid == ::getpid())
+    fail(EINVAL, "{}: this is ckptfs (or ckpt) itself, which cannot take its own checkpoint", pid);
   if (status.tgid != pid) fail(ESRCH, "{}: a thread of process {}, not a process", pid, status.tgid);
   if (status.kernel_thread) fail(EINVAL, "{}: {} is a kernel thread", pid, status.name);
   if (status.state == 'Z' || status.state == 'X') {

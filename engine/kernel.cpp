@@ -29,7 +29,8 @@ constexpr int kTimerCreateRestoreIds = 77, kTimerCreateRestoreIdsGet = 2;
 bool have_capability(int cap) { return (read_status(::getpid()).cap_effective >> cap & 1) != 0; }
 
 bool probe_user_mode_only() {
-  return static_cast<bool>(UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | kUffdUserModeOnly))));
+  return static_cast<bool>(
+      UniqueFd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | kUffdUserModeOnly))));
 }
 
 UniqueFd own_pidfd() { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0))); }
@@ -60,8 +61,8 @@ bool probe_rseq_configuration() {
   try {
     Tracee tracee(child, child);
     tracee.interrupt();
-    known = tracee.wait_stop(std::chrono::steady_clock::now() + std::chrono::seconds(2)) && tracee.stopped() &&
-            tracee.rseq().has_value();
+    known = tracee.wait_stop(std::chrono::steady_clock::now() + std::chrono::seconds(2)) &&
+            tracee.stopped() && tracee.rseq().has_value();
   } catch (const Error&) {
     // We may not trace at all: then this is not to be had either.
   }
@@ -72,15 +73,14 @@ bool probe_rseq_configuration() {
   return known;
 }
 
-bool probe_timer_ids() {
-  return ::prctl(kTimerCreateRestoreIds, kTimerCreateRestoreIdsGet, 0, 0, 0) >= 0;
-}
+bool probe_timer_ids() { return ::prctl(kTimerCreateRestoreIds, kTimerCreateRestoreIdsGet, 0, 0, 0) >= 0; }
 
 bool probe_file_handles() {
   file_handle handle{};
   int mount = 0;
   // EOVERFLOW tells the size that a handle needs here; EOPNOTSUPP would still be a kernel that has the call.
-  return ::name_to_handle_at(AT_FDCWD, "/", &handle, &mount, 0) == 0 || errno == EOVERFLOW || errno == EOPNOTSUPP;
+  return ::name_to_handle_at(AT_FDCWD, "/", &handle, &mount, 0) == 0 || errno == EOVERFLOW ||
+         errno == EOPNOTSUPP;
 }
 
 bool probe_mm_map() {
@@ -100,21 +100,27 @@ bool probe_map_files() {
 std::vector<KernelFeature> probe() {
   const uint64_t uffd = userfaultfd_features();
   return {
-      {"ptrace", have_capability(CAP_SYS_PTRACE), "3.4", "processes of every user (CAP_SYS_PTRACE); else one's own only"},
-      {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7", "finding touched pages; else pagemap is read, slower"},
+      {"ptrace", have_capability(CAP_SYS_PTRACE), "3.4",
+       "processes of every user (CAP_SYS_PTRACE); else one's own only"},
+      {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7",
+       "finding touched pages; else pagemap is read, slower"},
       {"userfaultfd", uffd != 0, "4.3", "short stops and fast resumes (CAP_SYS_PTRACE); else stop and copy"},
       {"UFFD_FEATURE_PAGEFAULT_FLAG_WP", (uffd & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0, "5.7",
        "write-protected snapshots; else a copy-on-write child"},
       {"UFFD_FEATURE_WP_HUGETLBFS_SHMEM", (uffd & UFFD_FEATURE_WP_HUGETLBFS_SHMEM) != 0, "5.19",
        "write-protection of shared memory; else it is copied in the stop"},
-      {"UFFD_FEATURE_WP_UNPOPULATED", (uffd & kUffdWpUnpopulated) != 0, "6.4", "write-protected snapshots of holes"},
+      {"UFFD_FEATURE_WP_UNPOPULATED", (uffd & kUffdWpUnpopulated) != 0, "6.4",
+       "write-protected snapshots of holes"},
       {"UFFD_FEATURE_WP_ASYNC", (uffd & kUffdWpAsync) != 0, "6.7", "tracking of written pages"},
       {"UFFD_USER_MODE_ONLY", probe_user_mode_only(), "5.11", "userfaultfd without privilege"},
       {"pidfd_getfd", probe_pidfd_getfd(), "5.6", "taking descriptors over from the process; needed"},
-      {"clone3 set_tid", probe_set_tid(), "5.5", "resuming under the old pid (CAP_CHECKPOINT_RESTORE); needed"},
+      {"clone3 set_tid", probe_set_tid(), "5.5",
+       "resuming under the old pid (CAP_CHECKPOINT_RESTORE); needed"},
       {"kcmp", probe_kcmp(), "3.5", "descriptors that share a file description"},
-      {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13", "restartable sequences; needed for glibc 2.35"},
-      {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15", "POSIX timers under their old ids; else ids are counted up"},
+      {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13",
+       "restartable sequences; needed for glibc 2.35"},
+      {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15",
+       "POSIX timers under their old ids; else ids are counted up"},
       {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
       {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
       {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)"},
@@ -130,7 +136,8 @@ const std::vector<KernelFeature>& kernel_features() {
 
 bool kernel_has(std::string_view name) {
   const auto& all = kernel_features();
-  const auto it = std::find_if(all.begin(), all.end(), [name](const KernelFeature& f) { return f.name == name; });
+  const auto it =
+      std::find_if(all.begin(), all.end(), [name](const KernelFeature& f) { return f.name == name; });
   if (it == all.end()) fail(EINVAL, "'{}' is not in the table of kernel features", name);
   return it->available;
 }

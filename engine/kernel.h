@@ -1,5 +1,5 @@
-// What this kernel, and our rights on it, offer: probed once by trying, kept in one table that a user can print
-// (ckpt check --kernel).
+// What this kernel, and our rights on it, offer: probed once by trying, kept in one table that a user can
+// print (ckpt check --kernel).
 #pragma once
 
 #include <string>
@@ -11,8 +11,8 @@ namespace ckpt {
 struct KernelFeature {
   std::string name;
   bool available = false;
-  std::string since;       ///< the Linux version that brought it
-  std::string used_for;    ///< and what happens without it
+  std::string since;     ///< the Linux version that brought it
+  std::string used_for;  ///< and what happens without it
 };
 
 /// The table. The first call probes (about a millisecond; it makes a short-lived child process). Thread-safe.

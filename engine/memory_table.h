@@ -9,9 +9,9 @@
 
 namespace ckpt {
 
-/// smaps walks the page tables (milliseconds a GiB), maps does not. So the VmFlags are read while the process runs and
-/// given to the mappings that maps shows in the stop; what has come in between gets its flags when the process runs
-/// again. Not thread-safe.
+/// smaps walks the page tables (milliseconds a GiB), maps does not. So the VmFlags are read while the process
+/// runs and given to the mappings that maps shows in the stop; what has come in between gets its flags when
+/// the process runs again. Not thread-safe.
 class MemoryTable {
  public:
   MemoryTable(pid_t pid, int proc_dir) : pid_(pid), proc_dir_(proc_dir) {}
@@ -36,7 +36,7 @@ class MemoryTable {
   int proc_dir_;
   std::string maps_;
   std::vector<Vma> vmas_;
-  std::vector<bool> known_;            // whether the flags of vmas_[i] are
+  std::vector<bool> known_;  // whether the flags of vmas_[i] are
 };
 
 }  // namespace ckpt

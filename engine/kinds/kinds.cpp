@@ -15,6 +15,7 @@
 #include "engine/kinds/signalfd.h"
 #include "engine/kinds/timerfd.h"
 #include "engine/kinds/tty.h"
+#include "engine/kinds/unix_socket.h"
 #include "engine/kinds/unnamed_file.h"
 
 namespace ckpt {
@@ -30,6 +31,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &pipe_kind(),
       &fifo_kind(),
       &tty_kind(),
+      &unix_socket_kind(),
       &chardev_kind(),
       &eventfd_kind(),
       &timerfd_kind(),

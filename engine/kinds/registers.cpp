@@ -23,19 +23,32 @@ struct Name {
 };
 
 constexpr std::array<Name, 27> kNames = {{
-    {"rax", &user_regs_struct::rax},         {"rbx", &user_regs_struct::rbx},
-    {"rcx", &user_regs_struct::rcx},         {"rdx", &user_regs_struct::rdx},
-    {"rsi", &user_regs_struct::rsi},         {"rdi", &user_regs_struct::rdi},
-    {"rbp", &user_regs_struct::rbp},         {"rsp", &user_regs_struct::rsp},
-    {"r8", &user_regs_struct::r8},           {"r9", &user_regs_struct::r9},
-    {"r10", &user_regs_struct::r10},         {"r11", &user_regs_struct::r11},
-    {"r12", &user_regs_struct::r12},         {"r13", &user_regs_struct::r13},
-    {"r14", &user_regs_struct::r14},         {"r15", &user_regs_struct::r15},
-    {"rip", &user_regs_struct::rip},         {"eflags", &user_regs_struct::eflags},
-    {"cs", &user_regs_struct::cs},           {"ss", &user_regs_struct::ss},
-    {"ds", &user_regs_struct::ds},           {"es", &user_regs_struct::es},
-    {"fs", &user_regs_struct::fs},           {"gs", &user_regs_struct::gs},
-    {"fs_base", &user_regs_struct::fs_base}, {"gs_base", &user_regs_struct::gs_base},
+    {"rax", &user_regs_struct::rax},
+    {"rbx", &user_regs_struct::rbx},
+    {"rcx", &user_regs_struct::rcx},
+    {"rdx", &user_regs_struct::rdx},
+    {"rsi", &user_regs_struct::rsi},
+    {"rdi", &user_regs_struct::rdi},
+    {"rbp", &user_regs_struct::rbp},
+    {"rsp", &user_regs_struct::rsp},
+    {"r8", &user_regs_struct::r8},
+    {"r9", &user_regs_struct::r9},
+    {"r10", &user_regs_struct::r10},
+    {"r11", &user_regs_struct::r11},
+    {"r12", &user_regs_struct::r12},
+    {"r13", &user_regs_struct::r13},
+    {"r14", &user_regs_struct::r14},
+    {"r15", &user_regs_struct::r15},
+    {"rip", &user_regs_struct::rip},
+    {"eflags", &user_regs_struct::eflags},
+    {"cs", &user_regs_struct::cs},
+    {"ss", &user_regs_struct::ss},
+    {"ds", &user_regs_struct::ds},
+    {"es", &user_regs_struct::es},
+    {"fs", &user_regs_struct::fs},
+    {"gs", &user_regs_struct::gs},
+    {"fs_base", &user_regs_struct::fs_base},
+    {"gs_base", &user_regs_struct::gs_base},
     {"orig_rax", &user_regs_struct::orig_rax},
 }};
 
@@ -44,14 +57,30 @@ constexpr size_t kLegacy = 512, kHeader = 64, kMxcsr = 24;
 constexpr uint64_t kX87AndSse = 3;
 // The end of user space with five levels of page tables; the kernel refuses what is too much for its own.
 constexpr uint64_t kUserEnd = (uint64_t{1} << 56) - 4096;
-constexpr uint64_t kUserFlags = 0x40cd5;       // CF PF AF ZF SF DF OF AC
-constexpr uint64_t kFixedFlags = 0x202;        // IF and the bit that is always one
+constexpr uint64_t kUserFlags = 0x40cd5;  // CF PF AF ZF SF DF OF AC
+constexpr uint64_t kFixedFlags = 0x202;   // IF and the bit that is always one
 
 const char* feature_name(unsigned bit) {
-  static constexpr std::array<const char*, 20> names = {
-      "x87", "SSE", "AVX", "MPX bounds", "MPX configuration", "AVX-512 masks", "AVX-512 upper halves",
-      "AVX-512 registers 16-31", "processor trace", "protection keys", "PASID", "CET user", "CET supervisor", "HDC",
-      "UINTR", "LBR", "HWP", "AMX configuration", "AMX tiles", "APX"};
+  static constexpr std::array<const char*, 20> names = {"x87",
+                                                        "SSE",
+                                                        "AVX",
+                                                        "MPX bounds",
+                                                        "MPX configuration",
+                                                        "AVX-512 masks",
+                                                        "AVX-512 upper halves",
+                                                        "AVX-512 registers 16-31",
+                                                        "processor trace",
+                                                        "protection keys",
+                                                        "PASID",
+                                                        "CET user",
+                                                        "CET supervisor",
+                                                        "HDC",
+                                                        "UINTR",
+                                                        "LBR",
+                                                        "HWP",
+                                                        "AMX configuration",
+                                                        "AMX tiles",
+                                                        "APX"};
   return bit < names.size() ? names[bit] : "unknown";
 }
 
@@ -74,7 +103,8 @@ T load(std::span<const std::byte> from, size_t offset) {
 
 /// Which CPU components the header names; throws where it is no standard-format header.
 uint64_t checked_features(std::span<const std::byte> area, const std::string& where) {
-  if (area.size() < kLegacy + kHeader) fail(EINVAL, "{}: {} bytes are too few for an XSAVE area", where, area.size());
+  if (area.size() < kLegacy + kHeader)
+    fail(EINVAL, "{}: {} bytes are too few for an XSAVE area", where, area.size());
   const std::span<const std::byte> header = area.subspan(kLegacy, kHeader);
   if (!std::all_of(header.begin() + 8, header.end(), [](std::byte b) { return b == std::byte{0}; })) {
     fail(EINVAL, "{}: the XSAVE header is not of the standard format", where);
@@ -83,11 +113,12 @@ uint64_t checked_features(std::span<const std::byte> area, const std::string& wh
   const uint64_t missing = features & ~(xsave_features() | kX87AndSse);
   if (missing != 0) {
     const auto bit = static_cast<unsigned>(__builtin_ctzll(missing));
-    fail(ENOEXEC, "{}: the thread uses a CPU feature that this machine does not have: {} (XSAVE bit {})", where,
-         feature_name(bit), bit);
+    fail(ENOEXEC, "{}: the thread uses a CPU feature that this machine does not have: {} (XSAVE bit {})",
+         where, feature_name(bit), bit);
   }
   // A reserved MXCSR bit would be a general protection fault; bits 0-15 exist on every CPU with DAZ.
-  if ((load<uint32_t>(area, kMxcsr) & 0xffff0000) != 0) fail(EINVAL, "{}: reserved bits of MXCSR are set", where);
+  if ((load<uint32_t>(area, kMxcsr) & 0xffff0000) != 0)
+    fail(EINVAL, "{}: reserved bits of MXCSR are set", where);
   return features;
 }
 
@@ -117,7 +148,8 @@ std::vector<std::byte> relocate(std::span<const std::byte> area, const Record& r
       fail(EINVAL, "{}: xsave_component {} is not inside the file", where, v[0]);
     }
     if (here.size() < to.offset + to.size) here.resize(to.offset + to.size);
-    std::copy_n(area.begin() + static_cast<ptrdiff_t>(v[1]), to.size, here.begin() + static_cast<ptrdiff_t>(to.offset));
+    std::copy_n(area.begin() + static_cast<ptrdiff_t>(v[1]), to.size,
+                here.begin() + static_cast<ptrdiff_t>(to.offset));
     placed |= uint64_t{1} << v[0];
   }
   if (placed != features) fail(EINVAL, "{}: a component in use has no xsave_component line", record.where());
@@ -174,7 +206,8 @@ RestoredRegisters parse_registers(const ImageSource& image, const std::string& p
 }
 
 void apply_registers(pid_t tid, const RestoredRegisters& registers) {
-  const auto request = [tid](__ptrace_request what, uintptr_t set, void* data, size_t size, const char* name) {
+  const auto request = [tid](__ptrace_request what, uintptr_t set, void* data, size_t size,
+                             const char* name) {
     iovec io = {data, size};
     if (::ptrace(what, tid, reinterpret_cast<void*>(set), &io) < 0) fail_errno("thread {}: {}", tid, name);
     return io.iov_len;
@@ -186,7 +219,8 @@ void apply_registers(pid_t tid, const RestoredRegisters& registers) {
     fail(ENOEXEC, "thread {}: its XSAVE area of {} bytes is larger than this kernel's of {}", tid,
          registers.xsave.size(), area.size());
   }
-  std::fill(std::copy(registers.xsave.begin(), registers.xsave.end(), area.begin()), area.end(), std::byte{0});
+  std::fill(std::copy(registers.xsave.begin(), registers.xsave.end(), area.begin()), area.end(),
+            std::byte{0});
   request(PTRACE_SETREGSET, NT_X86_XSTATE, area.data(), area.size(), "PTRACE_SETREGSET of the XSAVE area");
   user_regs_struct regs = registers.regs;
   request(PTRACE_SETREGSET, NT_PRSTATUS, &regs, sizeof regs, "PTRACE_SETREGSET");

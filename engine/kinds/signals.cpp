@@ -83,10 +83,12 @@ void capture_signals(const CaptureContext& ctx) {
   const uint64_t ignored = parse_u64("0x" + status_field(status, "SigIgn")).value_or(0);
   for (int signo = 1; signo <= kLastSignal; ++signo) {
     KernelAction action;
-    if (in_mask(caught, signo)) {
-      // /proc tells only that there is a handler; which one, the process alone can say.
+    if (in_mask(caught, signo) || signo == SIGCHLD) {
+      // /proc tells only that there is a handler; which one, the process alone can say. The flags of SIGCHLD (children
+      // that leave no zombie) are in force without a handler too.
       ctx.leader->call("rt_sigaction", SYS_rt_sigaction, static_cast<uint64_t>(signo), 0, ctx.leader->scratch().addr, 8);
       action = ctx.leader->get<KernelAction>(ctx.leader->scratch());
+      if (action.handler == 0 && action.flags == 0) continue;
     } else if (in_mask(ignored, signo)) {
       action.handler = reinterpret_cast<uint64_t>(SIG_IGN);
     } else {

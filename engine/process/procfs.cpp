@@ -149,7 +149,8 @@ std::vector<Mapping> parse_mappings(std::string_view text) {
     m.offset = number<uint64_t>(word(), 16);
     const std::string_view device = word();
     const size_t colon = std::min(device.find(':'), device.size() - 1);
-    m.device = number<uint64_t>(device.substr(0, colon), 16) << 32 | number<uint64_t>(device.substr(colon + 1), 16);
+    m.device =
+        number<uint64_t>(device.substr(0, colon), 16) << 32 | number<uint64_t>(device.substr(colon + 1), 16);
     m.inode = number<uint64_t>(word());
     m.path = word();
     mappings.push_back(std::move(m));

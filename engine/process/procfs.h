@@ -1,5 +1,5 @@
-// Typed readers of /proc/PID. Everything here is a snapshot of a moment: the process may be gone or changed by the
-// time the caller looks at it.
+// Typed readers of /proc/PID. Everything here is a snapshot of a moment: the process may be gone or changed
+// by the time the caller looks at it.
 //
 //   const UniqueFd dir = open_proc(1234);                       // ESRCH "1234: no such process"
 //   const ProcStatus status = parse_status(read_file(dir.get(), "status"), 1234);
@@ -20,19 +20,19 @@ namespace ckpt {
 
 /// The fields of /proc/PID/status that we use (Documentation/filesystems/proc.rst).
 struct ProcStatus {
-  std::string name;                    ///< comm, unescaped
-  char state = '?';                    ///< R S D T t Z X I
+  std::string name;  ///< comm, unescaped
+  char state = '?';  ///< R S D T t Z X I
   pid_t tgid = 0, pid = 0, ppid = 0;
-  pid_t tracer = 0;                    ///< 0 for none
-  std::array<uid_t, 4> uid{};          ///< real, effective, saved, filesystem
+  pid_t tracer = 0;            ///< 0 for none
+  std::array<uid_t, 4> uid{};  ///< real, effective, saved, filesystem
   std::array<gid_t, 4> gid{};
   std::vector<gid_t> groups;
   uint64_t cap_permitted = 0, cap_effective = 0;
   int threads = 0;
-  bool kernel_thread = false;          ///< no address space
-  bool has_mm = false;                 ///< false for a kernel thread and for a zombie
-  int seccomp = 0;                     ///< 0 none, 1 strict, 2 filter
-  bool shadow_stack = false;           ///< x86_Thread_features has shstk
+  bool kernel_thread = false;  ///< no address space
+  bool has_mm = false;         ///< false for a kernel thread and for a zombie
+  int seccomp = 0;             ///< 0 none, 1 strict, 2 filter
+  bool shadow_stack = false;   ///< x86_Thread_features has shstk
 };
 
 /// Opens the directory /proc/PID. Throws Error(ESRCH).

@@ -23,7 +23,7 @@ constexpr std::string_view kSyscallRet("\x0f\x05\xc3", 3);
 constexpr std::string_view kSyscall("\x0f\x05", 2);
 // As assemblers write rt_sigreturn: mov $15, %rax with a sign-extended immediate, or mov $15, %eax.
 constexpr std::array<std::string_view, 2> kRestorers = {std::string_view("\x48\xc7\xc0\x0f\0\0\0\x0f\x05", 9),
-                                                       std::string_view("\xb8\x0f\0\0\0\x0f\x05", 7)};
+                                                        std::string_view("\xb8\x0f\0\0\0\x0f\x05", 7)};
 
 bool holds(pid_t pid, RemotePtr at, std::string_view code) {
   std::array<char, 16> bytes{};
@@ -65,7 +65,8 @@ Found search(pid_t pid, const Mapping& m) {
   return found;
 }
 
-// Libraries are the same in every process: what was found in a file is remembered, and looked at again before use.
+// Libraries are the same in every process: what was found in a file is remembered, and looked at again before
+// use.
 Found search_cached(pid_t pid, const Mapping& m) {
   static std::mutex lock;
   static std::map<std::array<uint64_t, 4>, Found> known;
@@ -124,20 +125,20 @@ InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings) {
 }
 
 struct RemoteSyscall::Borrowed {
-  user_regs_struct regs{};             // the thread's own
+  user_regs_struct regs{};  // the thread's own
   uint64_t mask = 0;
-  user_regs_struct calling{};          // base for our calls
+  user_regs_struct calling{};  // base for our calls
   RemotePtr scratch;
   RemotePtr bytes_at;
-  std::vector<std::byte> bytes;        // what stood where the frame and the scratch memory are
+  std::vector<std::byte> bytes;  // what stood where the frame and the scratch memory are
 };
 
 namespace {
 
 uint64_t align_down(uint64_t value, uint64_t to) { return value & ~(to - 1); }
 
-// A stack made by mmap for a thread ends in guard pages; memory of a heap does not (malloc's arenas have large reserves
-// of the kind between them).
+// A stack made by mmap for a thread ends in guard pages; memory of a heap does not (malloc's arenas have
+// large reserves of the kind between them).
 bool has_guard_below(const std::vector<Mapping>& mappings, const Mapping& m) {
   constexpr uint64_t kLargestGuard = 1 << 20;
   if (&m == mappings.data()) return false;
@@ -179,11 +180,11 @@ uint64_t rseq_resume_ip(const Tracee& tracee, uint64_t ip) {
 
 RemoteSyscall::RemoteSyscall(Tracee& tracee, InjectionSite& site) : tracee_(tracee), site_(site) {}
 
-// A piece at the far end of the main thread's stack, well below what that thread uses. Where all are lent, the thread
-// that has had one longest gives it back: its next call prepares it again.
+// A piece at the far end of the main thread's stack, well below what that thread uses. Where all are lent,
+// the thread that has had one longest gives it back: its next call prepares it again.
 RemotePtr RemoteSyscall::borrow_main_stack(size_t size) const {
-  constexpr uint64_t kKeepOff = 32 << 10;      // for the main thread's own frame
-  constexpr uint64_t kUnknown = 32 << 10;      // believed to be unused, where the main thread is on another stack
+  constexpr uint64_t kKeepOff = 32 << 10;  // for the main thread's own frame
+  constexpr uint64_t kUnknown = 32 << 10;  // believed to be unused, where the main thread is on another stack
   const auto stack = std::find_if(site_.mappings.begin(), site_.mappings.end(),
                                   [](const Mapping& m) { return m.path == "[stack]"; });
   if (stack == site_.mappings.end()) return {};
@@ -227,8 +228,8 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   }
   const RemotePtr frame = b->scratch + kScratch;
   const RemotePtr area = frame + frame_size;
-  const SignalFrame made = make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)), b->mask, xsave,
-                                             site_.restorer.addr, area.addr);
+  const SignalFrame made = make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)),
+                                             b->mask, xsave, site_.restorer.addr, area.addr);
 
   b->calling = b->regs;
   b->calling.rip = site_.syscall_ret.addr;
@@ -274,7 +275,8 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
     tracee_.run_to_syscall_stop();  // entry
     tracee_.run_to_syscall_stop();  // exit
     const long result = static_cast<long>(tracee_.rax());
-    // Interrupted by a SIGSTOP, say: the kernel would restart it, had it orig_rax >= 0 and passed get_signal().
+    // Interrupted by a SIGSTOP, say: the kernel would restart it, had it orig_rax >= 0 and passed
+    // get_signal().
     if (result > -512 || result < -516) return result;
   }
 }
@@ -285,7 +287,8 @@ const user_regs_struct& RemoteSyscall::own_registers() const {
   if (own_known_) return own_;
   const user_regs_struct found = tracee_.registers();
   own_ = undo_interruption(found);
-  // Once our instruction pointer is in place the kernel forgets the critical section: the abort is due before that.
+  // Once our instruction pointer is in place the kernel forgets the critical section: the abort is due before
+  // that.
   own_.rip = rseq_resume_ip(tracee_, own_.rip);
   own_changed_ = own_.rax != found.rax || own_.rip != found.rip;
   own_known_ = true;
@@ -306,8 +309,10 @@ void RemoteSyscall::finish() {
   // The mask first: with it gone wrong in the middle, the frame still brings both back.
   tracee_.set_signal_mask(b->mask);
   tracee_.set_registers(b->regs);
-  if (!b->bytes.empty()) tracee_.write(b->bytes_at, b->bytes);
-  else tracee_.write(b->scratch, std::vector<std::byte>(kScratch));
+  if (!b->bytes.empty())
+    tracee_.write(b->bytes_at, b->bytes);
+  else
+    tracee_.write(b->scratch, std::vector<std::byte>(kScratch));
 }
 
 RemoteSyscall::~RemoteSyscall() {

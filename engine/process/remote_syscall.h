@@ -4,30 +4,36 @@
 //   InjectionSite site = find_injection_site(pid, parse_mappings(maps));     // may be done before the stop
 //   {
 //     RemoteSyscall remote(thread, site);
-//     const long brk = remote.call("brk", SYS_brk, 0);                         // the first call prepares the thread
+//     const long brk = remote.call("brk", SYS_brk, 0);                         // the first call prepares the
+//     thread
 //   }                                   // registers, signal mask and stack bytes are as they were
 //   thread.detach();
 //
 // A system call that was under way when the thread was stopped, step by step:
-//   1. PTRACE_INTERRUPT wakes the thread inside, say, nanosleep; the call leaves the kernel's depths with rax =
-//      -ERESTART_RESTARTBLOCK (-516), orig_rax = 35, and the thread traps in get_signal(), before the kernel has
-//      decided about the restart. The time left stands in the task's restart_block.
-//   2. We keep these registers, and let the thread run other calls with orig_rax = -1: it then enters the first of them
+//   1. PTRACE_INTERRUPT wakes the thread inside, say, nanosleep; the call leaves the kernel's depths with rax
+//   =
+//      -ERESTART_RESTARTBLOCK (-516), orig_rax = 35, and the thread traps in get_signal(), before the kernel
+//      has decided about the restart. The time left stands in the task's restart_block.
+//   2. We keep these registers, and let the thread run other calls with orig_rax = -1: it then enters the
+//   first of them
 //      without any restart. A call that is not restarted itself leaves restart_block alone.
-//   3. At the end the registers go back, orig_rax and -516 included, while the thread stands in a system-call-exit
-//      stop. PTRACE_DETACH marks a signal as pending (__ptrace_unlink), so the thread passes get_signal() on its way
-//      out, which now finds orig_rax >= 0 and -516, and restarts the sleep with the rest of its time.
+//   3. At the end the registers go back, orig_rax and -516 included, while the thread stands in a
+//   system-call-exit
+//      stop. PTRACE_DETACH marks a signal as pending (__ptrace_unlink), so the thread passes get_signal() on
+//      its way out, which now finds orig_rax >= 0 and -516, and restarts the sleep with the rest of its time.
 //
-// And if we are killed in between: the thread runs with a stack pointer at an rt_sigframe that we made, and its
-// instruction pointer in front of a `syscall; ret`. The kernel detaches it, the call under way ends, `ret` goes to libc's
-// __restore_rt, and rt_sigreturn(2) puts registers, XSAVE state and signal mask back. What the kernel would have restarted
-// stands restart-fixed in the frame (rax = orig_rax, rip -= 2); a -516 call begins again with its whole time.
-// Until then all signals are blocked, so no handler meets the borrowed stack pointer. Single steps and int3 would leave
-// a SIGTRAP behind: only PTRACE_SYSCALL is used.
+// And if we are killed in between: the thread runs with a stack pointer at an rt_sigframe that we made, and
+// its instruction pointer in front of a `syscall; ret`. The kernel detaches it, the call under way ends,
+// `ret` goes to libc's
+// __restore_rt, and rt_sigreturn(2) puts registers, XSAVE state and signal mask back. What the kernel would
+// have restarted stands restart-fixed in the frame (rax = orig_rax, rip -= 2); a -516 call begins again with
+// its whole time. Until then all signals are blocked, so no handler meets the borrowed stack pointer. Single
+// steps and int3 would leave a SIGTRAP behind: only PTRACE_SYSCALL is used.
 //
-// The frame, and scratch memory, lie below the red zone of a stack whose bounds are known: the bytes there are dead by
-// the ABI, and are put back all the same. A thread whose stack pointer is in a heap block (coroutines, goroutines), where
-// the memory below belongs to somebody else, borrows the low end of the main thread's stack.
+// The frame, and scratch memory, lie below the red zone of a stack whose bounds are known: the bytes there
+// are dead by the ABI, and are put back all the same. A thread whose stack pointer is in a heap block
+// (coroutines, goroutines), where the memory below belongs to somebody else, borrows the low end of the main
+// thread's stack.
 #pragma once
 
 #include <cstdint>
@@ -44,19 +50,21 @@ namespace ckpt {
 
 class RemoteSyscall;
 
-/// Where in a process code for injection stands, and which memory there is. One for all threads; not thread-safe.
+/// Where in a process code for injection stands, and which memory there is. One for all threads; not
+/// thread-safe.
 struct InjectionSite {
-  RemotePtr syscall_ret;               ///< `syscall; ret`
-  RemotePtr restorer;                  ///< `mov $15, %eax; syscall`: rt_sigreturn; 0 where the process has none
+  RemotePtr syscall_ret;  ///< `syscall; ret`
+  RemotePtr restorer;     ///< `mov $15, %eax; syscall`: rt_sigreturn; 0 where the process has none
   std::vector<Mapping> mappings;
-  uint64_t main_rsp = 0;               ///< stack pointer of the main thread, 0 where not known
+  uint64_t main_rsp = 0;  ///< stack pointer of the main thread, 0 where not known
   /// Pieces at the low end of the main stack, lent to threads on stacks of unknown bounds; oldest first.
   std::vector<std::pair<uint64_t, RemoteSyscall*>> lent;
   /// False where a death of ours would kill the process: there is no code for a return.
   bool survives_us() const { return restorer.addr != 0; }
 };
 
-/// Searches the executable mappings. Throws Error(EOPNOTSUPP) where there is not even a system call instruction.
+/// Searches the executable mappings. Throws Error(EOPNOTSUPP) where there is not even a system call
+/// instruction.
 InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings);
 
 /// Not thread-safe; used by the tracing thread only, while the thread is stopped.
@@ -80,29 +88,30 @@ class RemoteSyscall : public Remote {
   uint64_t signal_mask() override;
 
   Tracee& tracee() const { return tracee_; }
-  /// The registers that the thread goes on with, whether calls have been injected or not: as they were at the stop, but
-  /// at the abort address where that was in an rseq critical section (as the kernel would have it), and with an EINTR
-  /// that only our stop has caused undone (undo_interruption). Read once a stop.
+  /// The registers that the thread goes on with, whether calls have been injected or not: as they were at the
+  /// stop, but at the abort address where that was in an rseq critical section (as the kernel would have it),
+  /// and with an EINTR that only our stop has caused undone (undo_interruption). Read once a stop.
   const user_regs_struct& own_registers() const;
 
-  /// Puts everything back; the next call prepares the thread again. Throws Error(ESRCH) if the thread was killed.
+  /// Puts everything back; the next call prepares the thread again. Throws Error(ESRCH) if the thread was
+  /// killed.
   void finish();
 
  private:
-  struct Borrowed;                     // what we have taken from the thread, and how it was
+  struct Borrowed;  // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
   RemotePtr borrow_main_stack(size_t size) const;
   void give_back() const;
   mutable bool own_known_ = false;
-  mutable bool own_changed_ = false;   // from what the thread has: to be set
+  mutable bool own_changed_ = false;  // from what the thread has: to be set
   mutable user_regs_struct own_{};
   Tracee& tracee_;
   InjectionSite& site_;
   mutable std::unique_ptr<Borrowed> borrowed_;
 };
 
-/// The instruction pointer that a thread stopped at `ip` goes on from: the abort address where `ip` is inside an rseq
-/// critical section (the kernel moves it there for any thread that has been off its CPU), else `ip`.
+/// The instruction pointer that a thread stopped at `ip` goes on from: the abort address where `ip` is inside
+/// an rseq critical section (the kernel moves it there for any thread that has been off its CPU), else `ip`.
 uint64_t rseq_resume_ip(const Tracee& tracee, uint64_t ip);
 
 }  // namespace ckpt

@@ -12,12 +12,13 @@
 namespace ckpt {
 namespace {
 
-// The calls that use current->restart_block: kernel/time/{hrtimer,alarmtimer,posix-cpu-timers}.c, fs/select.c, futex.
+// The calls that use current->restart_block: kernel/time/{hrtimer,alarmtimer,posix-cpu-timers}.c,
+// fs/select.c, futex.
 constexpr std::array<long, 4> kRestartBlockCalls = {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex};
 
 constexpr std::array<long, 12> kNeverRestarted = {
-    SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
-    SYS_io_getevents, SYS_io_pgetevents, SYS_accept, SYS_accept4, SYS_recvfrom, SYS_recvmsg};
+    SYS_epoll_wait,   SYS_epoll_pwait,   SYS_epoll_pwait2, SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
+    SYS_io_getevents, SYS_io_pgetevents, SYS_accept,       SYS_accept4, SYS_recvfrom,   SYS_recvmsg};
 
 }  // namespace
 
@@ -42,7 +43,8 @@ long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs) {
   const long orig = static_cast<long>(regs.orig_rax);
   if (static_cast<long>(regs.rax) != -516 || orig < 0) return -1;
   if (orig != SYS_restart_syscall) return orig;
-  // mov $NR, %eax is b8 imm32; a few instructions may stand between it and the syscall. The nearest one counts.
+  // mov $NR, %eax is b8 imm32; a few instructions may stand between it and the syscall. The nearest one
+  // counts.
   std::array<unsigned char, 64> code{};
   try {
     tracee.read({regs.rip - 2 - code.size()}, std::as_writable_bytes(std::span(code)));

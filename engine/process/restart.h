@@ -7,20 +7,22 @@
 
 namespace ckpt {
 
-/// For a thread whose rax is -ERESTART_RESTARTBLOCK: the number of the call to make again. That is orig_rax, unless the
-/// call had been restarted before: then orig_rax is restart_syscall (219) and the number is read from the `mov` before the
-/// `syscall` instruction. -1 where it cannot be found, or where the registers are in no such state.
+/// For a thread whose rax is -ERESTART_RESTARTBLOCK: the number of the call to make again. That is orig_rax,
+/// unless the call had been restarted before: then orig_rax is restart_syscall (219) and the number is read
+/// from the `mov` before the `syscall` instruction. -1 where it cannot be found, or where the registers are
+/// in no such state.
 long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs);
 
-/// The same registers with what is left of a sleep for its time: nanosleep and clock_nanosleep have left it in the memory
-/// that their last argument names, if any, when they were interrupted. For a process that is made anew, where the kernel
-/// knows no more when the sleep is to end; the other calls (poll, futex) tell nobody, and wait their whole time again.
+/// The same registers with what is left of a sleep for its time: nanosleep and clock_nanosleep have left it
+/// in the memory that their last argument names, if any, when they were interrupted. For a process that is
+/// made anew, where the kernel knows no more when the sleep is to end; the other calls (poll, futex) tell
+/// nobody, and wait their whole time again.
 user_regs_struct sleep_the_rest(user_regs_struct regs, long repeat_nr);
 
-/// Some calls fail with EINTR for any interruption, a debugger's too, handler or not: epoll_wait, semop, sigtimedwait,
-/// sockets with a time limit (signal(7)). Where `regs` stand at the end of one, returns them with -ERESTARTNOHAND
-/// instead: the kernel then makes the call again if no handler is to run, and says EINTR if one is. A time limit of such
-/// a call begins anew.
+/// Some calls fail with EINTR for any interruption, a debugger's too, handler or not: epoll_wait, semop,
+/// sigtimedwait, sockets with a time limit (signal(7)). Where `regs` stand at the end of one, returns them
+/// with -ERESTARTNOHAND instead: the kernel then makes the call again if no handler is to run, and says EINTR
+/// if one is. A time limit of such a call begins anew.
 user_regs_struct undo_interruption(const user_regs_struct& regs);
 
 }  // namespace ckpt

@@ -10,14 +10,15 @@
 
 namespace ckpt {
 
-/// A thread's registers as they must be when no restart by the kernel will follow (rt_sigreturn, a resume): the fix-up
-/// of arch_do_signal_or_restart() done by hand. -ERESTARTSYS, NOINTR, NOHAND: the call is made again. For
-/// -ERESTART_RESTARTBLOCK `repeat_nr` is the call to be made again, with its original arguments; -1: it fails with EINTR.
+/// A thread's registers as they must be when no restart by the kernel will follow (rt_sigreturn, a resume):
+/// the fix-up of arch_do_signal_or_restart() done by hand. -ERESTARTSYS, NOINTR, NOHAND: the call is made
+/// again. For -ERESTART_RESTARTBLOCK `repeat_nr` is the call to be made again, with its original arguments;
+/// -1: it fails with EINTR.
 user_regs_struct restart_fixed(user_regs_struct regs, long repeat_nr);
 
-/// A frame to be written at `address` (a multiple of 16), with `restorer` as its return address. With rsp at `address`,
-/// a `ret` ends in rt_sigreturn and the thread has the given state; its alternate stack is left as it is.
-/// `area_address` is a multiple of 64: where the second part, the XSAVE area, is to be written.
+/// A frame to be written at `address` (a multiple of 16), with `restorer` as its return address. With rsp at
+/// `address`, a `ret` ends in rt_sigreturn and the thread has the given state; its alternate stack is left as
+/// it is. `area_address` is a multiple of 64: where the second part, the XSAVE area, is to be written.
 struct SignalFrame {
   std::vector<std::byte> frame;
   std::vector<std::byte> area;

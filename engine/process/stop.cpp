@@ -40,7 +40,8 @@ StoppedProcess::~StoppedProcess() { resume(); }
 bool StoppedProcess::seize_new_threads() {
   bool any = false;
   for (const pid_t tid : list_tasks(proc_dir_.get())) {
-    if (std::any_of(tracees_.begin(), tracees_.end(), [tid](const auto& t) { return t->tid() == tid; })) continue;
+    if (std::any_of(tracees_.begin(), tracees_.end(), [tid](const auto& t) { return t->tid() == tid; }))
+      continue;
     try {
       tracees_.push_back(std::make_unique<Tracee>(pid_, tid));
       any = true;
@@ -52,9 +53,11 @@ bool StoppedProcess::seize_new_threads() {
       const ProcStatus status = parse_status(text, tid);
       if (status.state == 'Z' || status.state == 'X') {
         if (tid != pid_ || status.threads <= 1) continue;
-        fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid_);
+        fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed",
+             pid_);
       }
-      if (status.tracer != 0) fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
+      if (status.tracer != 0)
+        fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
       throw;
     }
   }
@@ -89,8 +92,10 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
       wait_all(stopped_at_ + limit, cancel);
     } while (seize_new_threads());
     std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
-    std::sort(tracees_.begin(), tracees_.end(), [](const auto& a, const auto& b) { return a->tid() < b->tid(); });
-    const auto leader = std::find_if(tracees_.begin(), tracees_.end(), [this](auto& t) { return t->tid() == pid_; });
+    std::sort(tracees_.begin(), tracees_.end(),
+              [](const auto& a, const auto& b) { return a->tid() < b->tid(); });
+    const auto leader =
+        std::find_if(tracees_.begin(), tracees_.end(), [this](auto& t) { return t->tid() == pid_; });
     if (leader == tracees_.end()) fail(ESRCH, "{}: the process has ended", pid_);
     std::rotate(tracees_.begin(), leader, leader + 1);
     maps_ = read_file(proc_dir_.get(), "maps");
@@ -124,7 +129,8 @@ void StoppedProcess::resume() {
 }
 
 void StoppedProcess::stop_on_resume() {
-  if (::syscall(SYS_pidfd_send_signal, pid_fd_.get(), SIGSTOP, nullptr, 0) < 0) fail_errno("{}: SIGSTOP", pid_);
+  if (::syscall(SYS_pidfd_send_signal, pid_fd_.get(), SIGSTOP, nullptr, 0) < 0)
+    fail_errno("{}: SIGSTOP", pid_);
 }
 
 void StoppedProcess::kill() {
@@ -137,19 +143,22 @@ void StoppedProcess::kill() {
     while (::waitpid(thread->tid(), nullptr, __WALL) < 0 && errno == EINTR) {
     }
   }
-  // For a tracer that is the parent too, a plain wait would take the exit status away from whoever waits for the child.
+  // For a tracer that is the parent too, a plain wait would take the exit status away from whoever waits for
+  // the child.
   siginfo_t info{};
   while (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOWAIT | __WALL) < 0 && errno == EINTR) {
   }
   const std::string status = read_or_empty(proc_dir_.get(), "status");
-  if (!status.empty() && parse_status(status, pid_).ppid != ::getpid()) ::waitpid(pid_, nullptr, __WALL | WNOHANG);
+  if (!status.empty() && parse_status(status, pid_).ppid != ::getpid())
+    ::waitpid(pid_, nullptr, __WALL | WNOHANG);
   resume();
 }
 
 uint64_t StoppedProcess::stop_ns() const {
   if (stopped_at_ == Clock::time_point{}) return 0;
   const auto end = resumed_at_ == Clock::time_point{} ? Clock::now() : resumed_at_;
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(end - stopped_at_).count());
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(end - stopped_at_).count());
 }
 
 }  // namespace ckpt

@@ -5,8 +5,8 @@
 //   process.leader().call("brk", SYS_brk, 0);
 //   process.resume();                      // or the destructor: it goes on, whatever happened
 //
-// All calls come from one thread (ptrace's rule), and this thread should end soon after: a thread of the process that
-// could not be stopped in time stays seized until its tracer's thread ends.
+// All calls come from one thread (ptrace's rule), and this thread should end soon after: a thread of the
+// process that could not be stopped in time stays seized until its tracer's thread ends.
 #pragma once
 
 #include <atomic>
@@ -23,8 +23,8 @@ namespace ckpt {
 
 class StoppedProcess {
  public:
-  /// Seizes all threads of the process. Throws Error: ESRCH, EPERM, EBUSY (traced by somebody: the sentence names
-  /// him), EOPNOTSUPP (its main thread has ended).
+  /// Seizes all threads of the process. Throws Error: ESRCH, EPERM, EBUSY (traced by somebody: the sentence
+  /// names him), EOPNOTSUPP (its main thread has ended).
   explicit StoppedProcess(pid_t pid);
   ~StoppedProcess();
   StoppedProcess(const StoppedProcess&) = delete;
@@ -32,9 +32,10 @@ class StoppedProcess {
 
   pid_t pid() const { return pid_; }
 
-  /// Stops every thread, those born meanwhile too. Throws Error: EBUSY naming a thread that does not stop within
-  /// `limit`, EINTR when `cancel` is set, ESRCH; the process goes on then.
-  void stop(const std::atomic<bool>* cancel = nullptr, std::chrono::milliseconds limit = std::chrono::seconds(10));
+  /// Stops every thread, those born meanwhile too. Throws Error: EBUSY naming a thread that does not stop
+  /// within `limit`, EINTR when `cancel` is set, ESRCH; the process goes on then.
+  void stop(const std::atomic<bool>* cancel = nullptr,
+            std::chrono::milliseconds limit = std::chrono::seconds(10));
 
   /// One a thread, the main thread first, then by tid. Owned here, valid until resume().
   const std::vector<Remote*>& remotes() const { return pointers_; }
@@ -68,7 +69,7 @@ class StoppedProcess {
   UniqueFd pid_fd_;
   InjectionSite site_;
   std::string maps_;
-  std::vector<std::unique_ptr<Tracee>> tracees_;     // sorted: main thread first
+  std::vector<std::unique_ptr<Tracee>> tracees_;  // sorted: main thread first
   std::vector<std::unique_ptr<RemoteSyscall>> remotes_;
   std::vector<Remote*> pointers_;
   std::chrono::steady_clock::time_point stopped_at_{}, resumed_at_{};

@@ -19,8 +19,8 @@ namespace {
 
 // Not in the sys/ptrace.h of every glibc.
 constexpr int kGetRseqConfiguration = 0x420f;
-constexpr int kSyscallStop = SIGTRAP | 0x80;   // with PTRACE_O_TRACESYSGOOD
-constexpr size_t kSigsetBytes = 8;             // of the kernel
+constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
+constexpr size_t kSigsetBytes = 8;            // of the kernel
 
 int ptrace_request(int what, pid_t tid, void* addr, void* data) {
   return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
@@ -93,10 +93,12 @@ bool Tracee::wait_stop(Deadline deadline) {
     }
     note_stop(status);
     if (state_ != State::stopped || status >> 16 == PTRACE_EVENT_STOP) break;
-    // A signal on its way (or an event that we did not ask for): pass it on; the interrupt's trap is still to come.
+    // A signal on its way (or an event that we did not ask for): pass it on; the interrupt's trap is still to
+    // come.
     const bool is_signal = status >> 16 == 0 && WSTOPSIG(status) != kSyscallStop;
     state_ = State::running;
-    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal ? WSTOPSIG(status) : 0)) < 0 && errno != ESRCH) {
+    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal ? WSTOPSIG(status) : 0)) < 0 &&
+        errno != ESRCH) {
       fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
     }
   }
@@ -111,8 +113,10 @@ void Tracee::run_to_syscall_stop() {
     pid_t got = 0;
     do got = ::waitpid(tid_, &status, __WALL);
     while (got < 0 && errno == EINTR);
-    if (got < 0) state_ = State::gone;
-    else note_stop(status);
+    if (got < 0)
+      state_ = State::gone;
+    else
+      note_stop(status);
     if (state_ == State::gone) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
     if (status >> 16 != 0) {
       signal = 0;  // EVENT_STOP: of an earlier interrupt, or a job-control stop, which detach() will renew
@@ -210,7 +214,8 @@ void Tracee::read(RemotePtr from, std::span<std::byte> to) const {
   const std::string name = fmt::format("/proc/{}/mem", tid_);
   const UniqueFd mem(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
   if (!mem) fail(ESRCH, "{}: thread {} has gone", pid_, tid_);
-  if (::pread(mem.get(), to.data(), to.size(), static_cast<off_t>(from.addr)) != static_cast<ssize_t>(to.size())) {
+  if (::pread(mem.get(), to.data(), to.size(), static_cast<off_t>(from.addr)) !=
+      static_cast<ssize_t>(to.size())) {
     fail(EFAULT, "{}: {} bytes of memory at {:#x} cannot be read", pid_, to.size(), from.addr);
   }
 }

@@ -6,12 +6,13 @@
 //   user_regs_struct regs = t.registers();
 //   t.detach();                            // it goes on as if nothing had happened
 //
-// Signals: one that is delivered between seize and stop is passed on unchanged, its handler's frame being set up before
-// the thread stops (PTRACE_INTERRUPT's trap stays pending and comes before the next signal is dequeued). Job control:
-// a thread that was stopped by SIGSTOP & co. is stopped again after detach(); the kernel sees to it (__ptrace_unlink).
+// Signals: one that is delivered between seize and stop is passed on unchanged, its handler's frame being set
+// up before the thread stops (PTRACE_INTERRUPT's trap stays pending and comes before the next signal is
+// dequeued). Job control: a thread that was stopped by SIGSTOP & co. is stopped again after detach(); the
+// kernel sees to it (__ptrace_unlink).
 //
-// All calls must come from the thread that made the object (ptrace's rule). When this thread or process dies the kernel
-// detaches the tracee and it runs on: EXITKILL is never set unless asked for.
+// All calls must come from the thread that made the object (ptrace's rule). When this thread or process dies
+// the kernel detaches the tracee and it runs on: EXITKILL is never set unless asked for.
 #pragma once
 
 #include <signal.h>
@@ -31,7 +32,7 @@ namespace ckpt {
 
 /// What PTRACE_GET_RSEQ_CONFIGURATION tells (Linux 5.13).
 struct RseqConfig {
-  uint64_t abi = 0;            ///< address of struct rseq, 0 where none is registered
+  uint64_t abi = 0;  ///< address of struct rseq, 0 where none is registered
   uint32_t size = 0;
   uint32_t signature = 0;
   uint32_t flags = 0;
@@ -39,7 +40,8 @@ struct RseqConfig {
 
 class Tracee {
  public:
-  /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended), EPERM.
+  /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended),
+  /// EPERM.
   Tracee(pid_t pid, pid_t tid, unsigned options = 0);
   /// Detaches if the thread is stopped. A thread that still runs stays seized until the calling thread ends.
   ~Tracee();
@@ -59,8 +61,8 @@ class Tracee {
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
   bool wait_stop(Deadline deadline);
-  /// Runs the stopped thread to its next system-call stop (entry or exit), passing signals on. Throws Error(ESRCH)
-  /// if it died.
+  /// Runs the stopped thread to its next system-call stop (entry or exit), passing signals on. Throws
+  /// Error(ESRCH) if it died.
   void run_to_syscall_stop();
   /// Lets the thread go on for good. `signal` is delivered to it, 0 for none.
   void detach(int signal = 0);
@@ -73,7 +75,8 @@ class Tracee {
   /// The whole XSAVE area in the standard format (NT_X86_XSTATE).
   std::vector<std::byte> xsave() const;
   void set_xsave(std::span<const std::byte> area);
-  /// Blocked signals, bit n-1 for signal n; of a thread inside sigsuspend(2) and the like the mask from before.
+  /// Blocked signals, bit n-1 for signal n; of a thread inside sigsuspend(2) and the like the mask from
+  /// before.
   uint64_t signal_mask() const;
   void set_signal_mask(uint64_t mask);
   /// Pending signals with their siginfo, in queue order: of this thread, or those of the process.
@@ -81,8 +84,8 @@ class Tracee {
   /// Nothing where the kernel cannot tell (before 5.13).
   std::optional<RseqConfig> rseq() const;
 
-  /// Memory through process_vm_readv(2) and writev(2), else /proc/PID/mem, which also writes into read-only private
-  /// mappings and makes a stack grow. Exact length; throws Error(EFAULT, ESRCH).
+  /// Memory through process_vm_readv(2) and writev(2), else /proc/PID/mem, which also writes into read-only
+  /// private mappings and makes a stack grow. Exact length; throws Error(EFAULT, ESRCH).
   void read(RemotePtr from, std::span<std::byte> to) const;
   void write(RemotePtr to, std::span<const std::byte> from) const;
 

@@ -1,6 +1,8 @@
 #include "engine/store/database.h"
 
 #include <rocksdb/cache.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table.h>
 #include <sys/stat.h>
 
@@ -27,6 +29,14 @@ rocksdb::ColumnFamilyOptions table_options(const std::shared_ptr<rocksdb::Cache>
   return cf;
 }
 
+// RocksDB would wait for room on a full disk in a thread of its own, and refuse to be resumed meanwhile.
+class ResumeByHand : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* automatic) override {
+    *automatic = false;
+  }
+};
+
 rocksdb::DBOptions database_options() {
   rocksdb::DBOptions db;
   db.create_if_missing = true;
@@ -43,6 +53,7 @@ rocksdb::DBOptions database_options() {
   db.skip_stats_update_on_db_open = true;
   // A log that ends in the middle of a record is what a crash leaves; any other damage must not lose images silently.
   db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  db.listeners.push_back(std::make_shared<ResumeByHand>());
   return db;
 }
 
@@ -143,13 +154,54 @@ rocksdb::Options Database::pack_file_options() const {
 }
 
 void Database::write(rocksdb::WriteBatch& batch, bool sync, const std::string& what) {
-  // After a failed write RocksDB refuses all others until it is told that the cause (a full disk) may be gone.
-  if (stuck_.exchange(false) && !db_->Resume().ok()) stuck_ = true;
   rocksdb::WriteOptions options;
   options.sync = sync;
-  const rocksdb::Status status = db_->Write(options, &batch);
-  if (!status.ok()) stuck_ = true;
+  rocksdb::Status status = db_->Write(options, &batch);
+  // After a failure, also one of a flush in the background, RocksDB refuses every write until it is told that the
+  // cause may be gone (a full disk has room again). The batch may be written twice: it says the same both times.
+  if (!status.ok() && resume()) status = db_->Write(options, &batch);
   check_status(status, "{}", what);
+}
+
+bool Database::resume() {
+  const std::unique_lock lock(resume_mutex_);
+  if (!db_->Resume().ok()) return false;
+  resumed_ = true;
+  return true;
+}
+
+void Database::ingest_packs(const std::vector<std::string>& paths) {
+  const std::shared_lock lock(resume_mutex_);
+  if (resumed_) {
+    // Once resumed, RocksDB 7.8 still takes itself for stopped where it numbers files to ingest, and aborts on an
+    // assertion (DBImpl::ReserveFileNumbersBeforeIngestion). Until the store is opened again, the slow way.
+    for (const std::string& path : paths) copy_packs(path);
+    return;
+  }
+  rocksdb::IngestExternalFileOptions options;
+  options.move_files = true;
+  check_status(db_->IngestExternalFile(packs, paths, options), "{}: new packs", dir_);
+}
+
+void Database::copy_packs(const std::string& path) {
+  rocksdb::SstFileReader file(pack_file_options());
+  check_status(file.Open(path), "{}", path);
+  const std::unique_ptr<rocksdb::Iterator> it(file.NewIterator(rocksdb::ReadOptions()));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+    rocksdb::WriteBatch batch;
+    batch.Put(packs, it->key(), it->value());
+    write_once(batch, false, path);
+  }
+  check_status(it->status(), "{}", path);
+  check_status(db_->SyncWAL(), "{}: sync", dir_);
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+}
+
+void Database::write_once(rocksdb::WriteBatch& batch, bool sync, const std::string& what) {
+  rocksdb::WriteOptions options;
+  options.sync = sync;
+  check_status(db_->Write(options, &batch), "{}", what);
 }
 
 void Database::get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const {

@@ -3,8 +3,8 @@
 
 #include <rocksdb/db.h>
 
-#include <atomic>
 #include <memory>
+#include <shared_mutex>
 #include <string>
 
 #include "engine/base/error.h"
@@ -48,13 +48,20 @@ class Database {
   void write(rocksdb::WriteBatch& batch, bool sync, const std::string& what);
   /// Moves what is in the log into table files.
   void flush();
+  /// Takes over table files of packs, which then are gone from where they were. Durable.
+  void ingest_packs(const std::vector<std::string>& paths);
   /// The pinned value of a pack. Throws Error(EIO) where it is missing or damaged.
   void get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const;
 
  private:
   std::string dir_;
+  bool resume();
+  void write_once(rocksdb::WriteBatch& batch, bool sync, const std::string& what);
+  void copy_packs(const std::string& path);
+
   std::unique_ptr<rocksdb::DB> db_;
-  std::atomic<bool> stuck_ = false;   // the last write failed
+  std::shared_mutex resume_mutex_;
+  bool resumed_ = false;
 };
 
 inline std::span<const std::byte> as_span(const rocksdb::Slice& s) {

@@ -350,9 +350,7 @@ void PackBuilder::ingest(std::vector<File> files) {
     }
     rows.Delete(core_->db.meta, fmt::format("pending/{}", file.first));
   }
-  rocksdb::IngestExternalFileOptions options;
-  options.move_files = true;
-  check_status(core_->db->IngestExternalFile(core_->db.packs, paths, options), "{}: new packs", core_->db.dir());
+  core_->db.ingest_packs(paths);
   // Not synced: whoever commits after this syncs the log up to there, and these rows stand before.
   core_->db.write(rows, false, core_->db.dir());
   for (const File& file : files) {

@@ -182,7 +182,7 @@ inline std::string mapping_of(const void* start) {
   if (all.find("(deleted)") != std::string::npos) {
     size_t inode = 0;
     for (int i = 0; i < 4; ++i) inode = all.find(' ', inode) + 1;
-    all.erase(inode, all.find(' ', inode) - inode);
+    all.erase(inode, all.find('/', inode) - inode);
   }
   std::string flags = line_value(all, "VmFlags") + " ", kept;
   for (size_t at = 0; at + 3 <= flags.size(); at += 3) {

@@ -1,4 +1,5 @@
-// checkpoint() from end to end, into a store in memory; and what it refuses, the process running on untouched.
+// checkpoint() from end to end, into a store in memory; and what it refuses, the process running on
+// untouched.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/ptrace.h>
@@ -79,8 +80,8 @@ TEST_F(CheckpointTest, WritesAnImageAndTheProcessGoesOn) {
   EXPECT_TRUE(goes_on(*beat));
   EXPECT_EQ(read_status(child.pid()).tracer, 0);
   const auto image = store_.open_image(result.name);
-  for (const char* path : {"maps", "smaps", "cmdline", "environ", "auxv", "status", "limits", "exe", "cwd", "root",
-                           "manifest", "fds/0", "signals"}) {
+  for (const char* path : {"maps", "smaps", "cmdline", "environ", "auxv", "status", "limits", "exe", "cwd",
+                           "root", "manifest", "fds/0", "signals"}) {
     EXPECT_TRUE(image->has(path)) << path;
   }
   EXPECT_FALSE(image->below("segments").empty());
@@ -126,7 +127,7 @@ TEST_F(CheckpointTest, StopLeavesItStopped) {
 TEST_F(CheckpointTest, RefusesByName) {
   std::string sentence;
   EXPECT_EQ(refused(::getpid()), EINVAL);
-  EXPECT_EQ(refused(2, &sentence), EINVAL) << sentence;        // kthreadd, or nothing in a pid namespace
+  EXPECT_EQ(refused(2, &sentence), EINVAL) << sentence;  // kthreadd, or nothing in a pid namespace
   EXPECT_EQ(refused(0x3fffffff), ESRCH);
 }
 

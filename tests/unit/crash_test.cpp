@@ -1,6 +1,11 @@
 // A process that commits, renames, deletes and collects is killed at random instants; what it had been told to be
-// done must be there afterwards, whole, and nothing else.
+// done must be there afterwards, whole, and nothing else. And a store on a disk that is full.
+//
+// RocksDB's threads do not come along through fork(2), so the process that forks never opens a store. GoogleTest runs
+// suites called ...DeathTest first, before others do.
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,42 +85,71 @@ struct Step {
   }
 }
 
-void expect_state(Store& store, const State& state) {
+void check_state(Store& store, const State& state) {
   State found;
   for (const ImageInfo& info : store.images()) {
     const auto image = store.open_image(info.name);
-    ASSERT_NO_THROW(verify_image(*image)) << info.name;
+    verify_image(*image);
     found[info.name] = std::stoull(image->read("seed"));
-    ASSERT_EQ(image->read("data"), text(content_of(found[info.name]))) << info.name;
+    if (image->read("data") != text(content_of(found[info.name]))) fail(EIO, "{}: another content", info.name);
   }
-  EXPECT_EQ(found, state);
+  if (found != state) fail(EIO, "there are {} images instead of {}, or other ones", found.size(), state.size());
   const CheckResult check = store.check(Store::CheckLevel::full);
-  EXPECT_TRUE(check.damage.empty()) << check.damage[0];
+  if (!check.damage.empty()) fail(EIO, "{}", check.damage[0]);
 }
 
-TEST(Crash, AtAnyInstantLeavesWholeImagesOnly) {
+// Which of the two states the store is in: 0, 1, or 2 for neither.
+[[noreturn]] void judge(const std::string& dir, const State& before, const State& after) {
+  try {
+    const auto store = open_rocksdb_store(dir);
+    const auto images = store->images();
+    const bool second = images.size() != before.size() ||
+                        !std::all_of(images.begin(), images.end(), [&](auto& i) { return before.contains(i.name); });
+    for (int round = 0; round < 2; ++round) {
+      check_state(*store, second ? after : before);
+      store->collect_garbage(false);
+    }
+    _exit(second ? 1 : 0);
+  } catch (const std::exception& e) {
+    fprintf(stderr, "after the crash: %s\n", e.what());
+    _exit(2);
+  }
+}
+
+template <typename F>
+pid_t in_child(F&& f) {
+  const pid_t child = fork();
+  if (child == 0) {
+    f();
+    _exit(99);
+  }
+  return child;
+}
+
+int wait_for(pid_t child) {
+  int status = -1;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+TEST(CrashDeathTest, AtAnyInstantLeavesWholeImagesOnly) {
   std::string name = std::filesystem::temp_directory_path() / "ckpt-crash-XXXXXX";
   const std::filesystem::path dir = mkdtemp(name.data());
   State state;
   std::mt19937_64 chance(std::random_device{}());
-  for (uint64_t round = 1; round <= 12; ++round) {
+  for (uint64_t round = 1; round <= 12 && !testing::Test::HasFailure(); ++round) {
     int pipe_fds[2];
     ASSERT_EQ(pipe(pipe_fds), 0);
-    const pid_t child = fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) work(dir / "store", state, round, pipe_fds[1]);
+    const pid_t child = in_child([&] { work(dir / "store", state, round, pipe_fds[1]); });
     close(pipe_fds[1]);
     const UniqueFd reports(pipe_fds[0]);
     // After some steps, in the middle of the next.
     uint64_t steps = 0;
     char byte;
     for (const uint64_t wanted = chance() % 12; steps < wanted && read(reports.get(), &byte, 1) == 1;) ++steps;
-    pollfd instant{-1, 0, 0};
-    poll(&instant, 1, static_cast<int>(chance() % 60));
+    poll(nullptr, 0, static_cast<int>(chance() % 60));
     kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
+    ASSERT_TRUE(WIFSIGNALED(wait_for(child))) << "the child ended by itself";
     while (read(reports.get(), &byte, 1) == 1) ++steps;
     // Replay what was done; the step under way may have happened or not.
     std::mt19937_64 random(round);
@@ -123,18 +157,68 @@ TEST(Crash, AtAnyInstantLeavesWholeImagesOnly) {
     for (uint64_t i = 0; i < steps; ++i) Step::random(random, state, number++).apply(state);
     State next = state;
     Step::random(random, state, number).apply(next);
-    const auto store = open_rocksdb_store(dir / "store");
-
-    const auto images = store->images();
-    const bool same = images.size() == next.size() &&
-                      std::all_of(images.begin(), images.end(), [&](auto& i) { return next.contains(i.name); });
-    if (same) state = next;
-    expect_state(*store, state);
-    if (testing::Test::HasFailure()) break;
-    store->collect_garbage(false);
-    expect_state(*store, state);
-    if (testing::Test::HasFailure()) break;
+    const int verdict = WEXITSTATUS(wait_for(in_child([&] { judge(dir / "store", state, next); })));
+    ASSERT_LT(verdict, 2);
+    if (verdict == 1) state = next;
   }
+  std::filesystem::remove_all(dir);
+}
+
+// ---- a full disk ------------------------------------------------------------------------------------------------
+
+int save_error(Store& store, const std::string& name, size_t blocks, uint64_t seed) {
+  return error_of([&] {
+    const auto b = store.begin_image("test");
+    add_file(*b, "data", noise(blocks * kBlockSize, seed));
+    b->write_manifest(header(1));
+    b->commit(name);
+  });
+}
+
+// In a mount namespace of its own, so that nothing is left of the small filesystem. Returns the line that went wrong.
+int fill_disk(const std::filesystem::path& dir) {
+  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("tmpfs", dir.c_str(), "tmpfs", 0, "size=64m") != 0) {
+    return __LINE__;
+  }
+  const auto store = open_rocksdb_store(dir / "store");
+  if (save_error(*store, "first", 5, 1) != 0) return __LINE__;
+  if (save_error(*store, "large", 100, 2) != ENOSPC) return __LINE__;
+  if (store->images().size() != 1) return __LINE__;
+  if (save_error(*store, "large", 20, 3) != 0) return __LINE__;   // the rest of the failed one is gone
+  // Small ones, through the log.
+  int err = 0;
+  for (uint64_t i = 0; err == 0 && i < 100; ++i) err = save_error(*store, fmt::format("s{}", i), 4, 10 + i);
+  if (err != ENOSPC) return __LINE__;
+  const size_t images = store->images().size();
+  if (images < 3) return __LINE__;
+  // Room again, as an administrator would make it.
+  if (mount("tmpfs", dir.c_str(), "tmpfs", MS_REMOUNT, "size=256m") != 0) return __LINE__;
+  if (save_error(*store, "small", 1, 5) != 0) return __LINE__;
+  if (save_error(*store, "after", 20, 4) != 0) return __LINE__;
+  if (store->images().size() != images + 2) return __LINE__;
+  if (store->open_image("first")->read("data") != text(noise(5 * kBlockSize, 1))) return __LINE__;
+  if (!store->check(Store::CheckLevel::full).damage.empty()) return __LINE__;
+  return 0;
+}
+
+TEST(FullDiskDeathTest, IsReportedAndOvercome) {
+  if (geteuid() != 0) GTEST_SKIP() << "mounting a small filesystem needs root";
+  std::string name = std::filesystem::temp_directory_path() / "ckpt-full-XXXXXX";
+  const std::filesystem::path dir = mkdtemp(name.data());
+  int result[2];
+  ASSERT_EQ(pipe(result), 0);
+  const pid_t child = in_child([&] {
+    const int line = fill_disk(dir);
+    write_all(result[1], {reinterpret_cast<const char*>(&line), sizeof line}, "pipe");
+    _exit(0);
+  });
+  close(result[1]);
+  const UniqueFd answer(result[0]);
+  int line = -1;
+  EXPECT_EQ(read(answer.get(), &line, sizeof line), static_cast<ssize_t>(sizeof line));
+  EXPECT_EQ(line, 0) << "the line that went wrong";
+  EXPECT_EQ(wait_for(child), 0);
   std::filesystem::remove_all(dir);
 }
 

@@ -35,10 +35,10 @@ TEST(Restart, EveryCodeIsFixed) {
   EXPECT_EQ(restart_fixed(regs, SYS_nanosleep).rip, 0xffeu);
   EXPECT_EQ(restart_fixed(regs, -1).rax, static_cast<unsigned long long>(-EINTR));
   EXPECT_EQ(restart_fixed(regs, -1).rip, 0x1000u);
-  regs.rax = 7;                        // a call that has ended
+  regs.rax = 7;  // a call that has ended
   EXPECT_EQ(restart_fixed(regs, -1).rax, 7u);
   EXPECT_EQ(restart_fixed(regs, -1).rip, 0x1000u);
-  regs.orig_rax = ~0ull;               // no call at all: rax is the program's
+  regs.orig_rax = ~0ull;  // no call at all: rax is the program's
   regs.rax = static_cast<unsigned long long>(-512L);
   EXPECT_EQ(restart_fixed(regs, -1).rax, static_cast<unsigned long long>(-512L));
 }
@@ -122,13 +122,13 @@ TEST_F(Captured, HostileXsaveAreasAreRefused) {
   area.resize(100);
   EXPECT_EQ(parse_error(), EINVAL);
   area = original;
-  area[512 + 7] = '\x40';               // a feature that no CPU has
+  area[512 + 7] = '\x40';  // a feature that no CPU has
   EXPECT_EQ(parse_error(), ENOEXEC);
   area = original;
-  area[512 + 15] = '\x80';              // the compacted format
+  area[512 + 15] = '\x80';  // the compacted format
   EXPECT_EQ(parse_error(), EINVAL);
   area = original;
-  area[24 + 3] = '\x01';                // MXCSR
+  area[24 + 3] = '\x01';  // MXCSR
   EXPECT_EQ(parse_error(), EINVAL);
   area = original;
   const size_t line = image_.content(path()).find("xsave_component");

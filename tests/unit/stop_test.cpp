@@ -1,4 +1,5 @@
-// Stopping a whole process: threads that are born and die meanwhile, signals under load, job control, time limits.
+// Stopping a whole process: threads that are born and die meanwhile, signals under load, job control, time
+// limits.
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -99,7 +100,7 @@ TEST(StoppedProcess, SignalsUnderLoadArriveExactlyOnce) {
   Shared<Report> report;
   Child child([&] {
     handler_report = &*report;
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_handler = count_signal;
     ::sigaction(SIGRTMIN, &action, nullptr);
     return sleep_in_threads(&*report, 2);

@@ -51,6 +51,7 @@ int error_of(F&& work) {
     work();
     return 0;
   } catch (const Error& e) {
+    if (getenv("CKPT_SHOW_ERRORS") != nullptr) fprintf(stderr, "%s\n", e.what());
     EXPECT_FALSE(e.sentence().empty());
     return e.err();
   }

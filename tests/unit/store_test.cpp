@@ -1,11 +1,6 @@
 #include "engine/store/store.h"
 
 #include <rocksdb/db.h>
-#include <sys/mount.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <sched.h>
 
 #include <thread>
 
@@ -159,48 +154,6 @@ TEST_F(StoreTest, RefusesANewerVersion) {
   EXPECT_EQ(error_of([&] { reopen(); }), EPROTONOSUPPORT);
   set_meta(dir_ / "store", "version", "1");
   reopen();
-}
-
-// In a mount namespace of its own, so that nothing is left of the small filesystem.
-TEST_F(StoreTest, AFullDiskIsReportedAndOvercome) {
-  if (geteuid() != 0) GTEST_SKIP() << "mounting a small filesystem needs root";
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    const std::filesystem::path mount_point = dir_ / "small";
-    std::filesystem::create_directory(mount_point);
-    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        mount("tmpfs", mount_point.c_str(), "tmpfs", 0, "size=64m") != 0) {
-      _exit(70);
-    }
-    const auto store = open_rocksdb_store(mount_point / "store");
-    const auto fill = [&](const std::string& name, size_t blocks, uint64_t seed) {
-      const auto b = store->begin_image("test");
-      add_file(*b, "data", noise(blocks * kBlockSize, seed));
-      b->write_manifest(header(1));
-      b->commit(name);
-    };
-    fill("first", 5, 1);
-    if (error_of([&] { fill("large", 100, 2); }) != ENOSPC) _exit(1);
-    if (store->has_image("large") || store->images().size() != 1) _exit(2);
-    // Small ones too, through the log.
-    int err = 0;
-    for (uint64_t i = 0; err == 0 && i < 100; ++i) err = error_of([&] { fill(fmt::format("s{}", i), 4, 10 + i); });
-    if (err != ENOSPC) _exit(3);
-    // Room again.
-    for (const ImageInfo& info : store->images()) {
-      if (info.name != "first" && error_of([&] { store->delete_image(info.name); }) != 0) break;
-    }
-    error_of([&] { store->collect_garbage(false); });
-    if (!store->has_image("first")) _exit(4);
-    if (store->open_image("first")->read("data", 1 << 30) != text(noise(5 * kBlockSize, 1))) _exit(5);
-    if (!store->check(Store::CheckLevel::full).damage.empty()) _exit(6);
-    _exit(0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(StoreTest, ABuilderRefusesWhatFitsNoImage) {
