@@ -122,7 +122,8 @@ void capture_process_state(const CaptureContext& ctx) {
   ctx.leader->call("prctl(PR_GET_CHILD_SUBREAPER)", SYS_prctl, PR_GET_CHILD_SUBREAPER, ctx.leader->scratch().addr, 0,
                    0, 0);
   out.add("child_subreaper", ctx.leader->get<int32_t>(ctx.leader->scratch()));
-  out.add("coredump_filter", trimmed(read_file(ctx.proc_dir, "coredump_filter")));
+  // Printed in hex without a prefix, but read as octal where it begins with 0 (fs/proc/base.c).
+  out.add("coredump_filter", "0x" + trimmed(read_file(ctx.proc_dir, "coredump_filter")));
   out.add("oom_score_adj", trimmed(read_file(ctx.proc_dir, "oom_score_adj")));
   ctx.image->put(ctx.prefix + "process", out.text());
 }
@@ -141,7 +142,7 @@ void restore_process_state(const RestoreContext& ctx, Remote& leader) {
   if (record.get_u64("child_subreaper", 1) == 1) {
     leader.call("prctl(PR_SET_CHILD_SUBREAPER)", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   }
-  write_proc_number(ctx, "coredump_filter", record.get("coredump_filter"));
+  write_proc_number(ctx, "coredump_filter", fmt::format("{:#x}", record.get_u64("coredump_filter", UINT32_MAX)));
   const int64_t oom = record.get_i64("oom_score_adj");
   if (!ctx.caller.privileged() && oom < 0) {
     fail(EPERM, "{}: only root may resume a process with a negative oom_score_adj", path);
