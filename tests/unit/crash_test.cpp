@@ -137,7 +137,7 @@ TEST(CrashDeathTest, AtAnyInstantLeavesWholeImagesOnly) {
   const std::filesystem::path dir = mkdtemp(name.data());
   State state;
   std::mt19937_64 chance(std::random_device{}());
-  for (uint64_t round = 1; round <= 12 && !testing::Test::HasFailure(); ++round) {
+  for (uint64_t round = 1; round <= 8 && !testing::Test::HasFailure(); ++round) {
     int pipe_fds[2];
     ASSERT_EQ(pipe(pipe_fds), 0);
     const pid_t child = in_child([&] { work(dir / "store", state, round, pipe_fds[1]); });

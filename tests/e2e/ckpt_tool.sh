@@ -1,0 +1,129 @@
+#!/bin/bash
+# The commands of ckpt on a mount of its own: ckpt_tool.sh BIN_DIR
+set -euo pipefail
+bin=$1
+exec </dev/null
+work=$(mktemp -d "${TMPDIR:-/tmp}/ckpt-tool.XXXXXX")
+pid=''
+cleanup() {
+  grep -v lookup "$work/daemon" || true
+  if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then kill -KILL "$pid"; fi
+  if mountpoint -q "$work/mnt"; then fusermount3 -u "$work/mnt"; fi
+  rm -rf "$work"
+}
+trap cleanup EXIT
+fail() { echo "ckpt_tool: $*" >&2; exit 1; }
+ckpt() { "$bin/ckpt" --mount "$work/mnt" "$@"; }
+# Runs a command that must end with the given status.
+expect() {
+  local wanted=$1 status=0
+  shift
+  "$@" >"$work/out" 2>&1 || status=$?
+  [ "$status" -eq "$wanted" ] || fail "'$*' ended with $status, not $wanted: $(cat "$work/out")"
+}
+says() { grep -q -- "$1" "$work/out" || fail "'$1' is not in: $(cat "$work/out")"; }
+wait_until() {
+  local tries=400
+  until eval "$1"; do
+    ((tries-- > 0)) || fail "waited in vain for: $1"
+    sleep 0.05
+  done
+}
+sample() {
+  local fd
+  for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
+  exec setsid "$bin/ckpt-sample" "$work/numbers" 30 >/dev/null 2>&1
+}
+end_sample() {
+  kill -KILL "$pid"
+  { wait "$pid" || true; } 2>/dev/null
+  wait_until "! kill -0 $pid 2>/dev/null"
+}
+
+mkdir "$work/mnt"
+expect 1 ckpt ls
+says 'no ckptfs is mounted'
+"$bin/ckptfs" -f "$work/mnt" -o "store=$work/store" 2>"$work/daemon" &
+wait_until "[ -e $work/mnt/ctl ]"
+sample &
+pid=$!
+wait_until "[ -s $work/numbers ]"
+
+# save, ls, stats
+expect 0 ckpt --json save "$pid"
+says '"outcome"'
+expect 0 ckpt save --name second "$pid"
+expect 1 ckpt save 999999999
+says '999999999'
+expect 2 ckpt save
+expect 2 ckpt no-such-command
+expect 0 ckpt --json ls
+says '"name": "second"'
+expect 0 ckpt ls
+says 'ckpt-sample'
+expect 0 ckpt --json stats
+says '"images": 2'
+
+# diff
+expect 0 ckpt diff second second
+expect 1 ckpt diff "$pid" second
+says 'memory'
+expect 2 ckpt diff second no-such-image
+says 'no such image'
+
+# an edited copy: refused, then sealed
+cp -a "$work/mnt/images/second" "$work/copy"
+expect 0 ckpt check "$work/copy"
+sed -i 's/^pos .*/pos 0/' "$work/copy/fds/3"
+expect 1 ckpt check "$work/copy"
+says 'fds/3'
+end_sample
+expect 1 ckpt restore "$work/copy"
+says 'fds/3'
+! kill -0 "$pid" 2>/dev/null || fail 'an image that was not sealed runs'
+expect 0 ckpt seal "$work/copy"
+expect 0 ckpt check "$work/copy"
+expect 1 ckpt diff "$work/copy" second
+says 'pos: 0'
+
+# restore: a directory, a name, the pid in use, in the foreground
+expect 0 ckpt restore "$work/copy"
+kill -0 "$pid" || fail 'the copy does not run'
+expect 1 ckpt restore second
+says 'in use'
+kill -KILL "$pid"
+wait_until "! kill -0 $pid 2>/dev/null"
+expect 0 ckpt restore --stopped second
+grep -q '^State:.T' "/proc/$pid/status" || fail 'it is not stopped'
+kill -KILL "$pid"
+wait_until "! kill -0 $pid 2>/dev/null"
+expect 0 ckpt restore -f second
+tail -n 1 "$work/numbers" | grep -q '^30 ' || fail 'the program did not reach its end in the foreground'
+"$bin/ckpt" --mount "$work/mnt" restore -f second >/dev/null 2>&1 &
+tool=$!
+wait_until "kill -0 $pid 2>/dev/null && grep -q '^PPid:.$tool\$' /proc/$pid/status && grep -q '^TracerPid:.0' /proc/$pid/status"
+kill -TERM "$tool"
+status=0
+wait "$tool" || status=$?
+[ "$status" -eq 143 ] || fail "restore -f ended with $status after SIGTERM, not 143"
+expect 125 ckpt restore -f no-such-image
+pid=''
+
+# check and gc, mounted and not
+expect 0 ckpt check --full
+says 'all good'
+expect 0 ckpt check second
+expect 0 ckpt check --kernel
+expect 0 ckpt rm second
+expect 1 ckpt rm second
+expect 0 ckpt gc --dry-run
+says 'would free'
+expect 0 ckpt gc
+fusermount3 -u "$work/mnt"
+wait_until "$bin/ckpt --store $work/store stats >/dev/null 2>&1"
+expect 0 "$bin/ckpt" --store "$work/store" --json check --full
+says '"good": true'
+expect 0 "$bin/ckpt" --store "$work/store" ls
+expect 0 "$bin/ckpt" --store "$work/store" gc -n
+expect 1 "$bin/ckpt" --store "$work/no-such-store" ls
+echo 'all good'
