@@ -18,13 +18,29 @@ namespace {
 /// Signals that are meant for the program and reach us, its parent in the shell's eyes.
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT};
 
-/// True for a descriptor that led to somebody else, who is not in the image: a terminal, a pipe, a socket.
+Record descriptor(const ImageSource& image, const std::string& path) {
+  return Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path);
+}
+
+/// True for a pipe of which the image holds the other end too.
+bool leads_inside(const ImageSource& image, const Record& pipe) {
+  const auto mode = [](const Record& r) { return r.get_u64_or("flags", 0) & O_ACCMODE; };
+  for (const ImageEntry& entry : image.below("fds")) {
+    const Record other = descriptor(image, entry.path);
+    if (other.find("object") == pipe.find("object") && mode(other) != mode(pipe)) return true;
+  }
+  return false;
+}
+
+/// True for a descriptor that led to somebody else, who is not in the image: a terminal, or a pipe whose
+/// other end has gone. Files stay what they were.
 bool led_outside(const ImageSource& image, int fd) {
   const std::string path = "fds/" + std::to_string(fd);
   if (!image.has(path)) return false;
-  const std::string type =
-      Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path).get("type");
-  return type == "tty" || type == "terminal" || type == "pipe" || type == "socket";
+  Record record = descriptor(image, path);
+  if (const auto shared = record.find("shares")) record = descriptor(image, "fds/" + *shared);
+  const auto type = record.find("type");
+  return type == "tty" || (type == "pipe" && !leads_inside(image, record));
 }
 
 std::vector<std::pair<int, int>> inherited(const ImageSource& image) {

@@ -24,6 +24,12 @@ Record stats_of_store(const Store& store) {
   return r;
 }
 
+/// A number where it is one, with or without a fraction.
+nlohmann::json json_value(const std::string& text) {
+  auto value = nlohmann::json::parse(text, nullptr, false);
+  return value.is_number() ? value : nlohmann::json(text);
+}
+
 int stats(Session& session) {
   const Record record = session.on_store() ? stats_of_store(*session.store())
                                            : Record::parse(read_file(session.mount() + "/stats"), "stats");
@@ -33,8 +39,7 @@ int stats(Session& session) {
   }
   auto object = nlohmann::json::object();
   for (const auto& [name, value] : record.lines()) {
-    const auto number = parse_u64(value);
-    object[name] = number ? nlohmann::json(*number) : nlohmann::json(value);
+    object[name] = json_value(value);
   }
   std::printf("%s\n", object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   return kOk;
