@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -110,6 +111,7 @@ bool Mount::start() {
     dup2(out, 1);
     dup2(out, 2);
     setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);  // a test that dies leaves no mount
     execl(CKPT_BIN_DIR "/ckptfs", "ckptfs", "-f", "-o", options.c_str(), mountpoint_.c_str(), nullptr);
     dprintf(2, "%s: %s\n", CKPT_BIN_DIR "/ckptfs", strerror(errno));
     _exit(127);
