@@ -19,7 +19,7 @@ namespace ckpt {
 struct SourceLocation {
   const char* file = "";
   unsigned line = 0;
-  static consteval SourceLocation current(const char* f = __builtin_FILE(), unsigned l = __builtin_LINE()) {
+  static constexpr SourceLocation current(const char* f = __builtin_FILE(), unsigned l = __builtin_LINE()) {
     return {f, l};
   }
 };
