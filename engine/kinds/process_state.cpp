@@ -122,6 +122,7 @@ void capture_process_state(const CaptureContext& ctx) {
   ctx.leader->call("prctl(PR_GET_CHILD_SUBREAPER)", SYS_prctl, PR_GET_CHILD_SUBREAPER, ctx.leader->scratch().addr, 0,
                    0, 0);
   out.add("child_subreaper", ctx.leader->get<int32_t>(ctx.leader->scratch()));
+  // Printed in hex without a prefix, but read as octal where it begins with 0 (fs/proc/base.c).
   out.add("coredump_filter", "0x" + trimmed(read_file(ctx.proc_dir, "coredump_filter")));
   out.add("oom_score_adj", trimmed(read_file(ctx.proc_dir, "oom_score_adj")));
   ctx.image->put(ctx.prefix + "process", out.text());
@@ -141,7 +142,6 @@ void restore_process_state(const RestoreContext& ctx, Remote& leader) {
   if (record.get_u64("child_subreaper", 1) == 1) {
     leader.call("prctl(PR_SET_CHILD_SUBREAPER)", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   }
-  // Read back without 0x, but taken for octal when written so (proc_coredump_filter_write in fs/proc/base.c).
   write_proc_number(ctx, "coredump_filter", fmt::format("{:#x}", record.get_u64("coredump_filter", UINT32_MAX)));
   const int64_t oom = record.get_i64("oom_score_adj");
   if (!ctx.caller.privileged() && oom < 0) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <array>
@@ -19,12 +20,25 @@ UniqueFd take_over(const Remote& remote, long fd) {
   return UniqueFd(pid_fd ? static_cast<int>(::syscall(SYS_pidfd_getfd, pid_fd.get(), fd, 0)) : -1);
 }
 
-/// A descriptor in the process, closed there at the end.
+/// The process is to close `count` descriptors by itself if we die: those that it will be given next, the last one
+/// first. All its threads are stopped, so they are the lowest free numbers.
+void close_on_our_death(Remote& remote, size_t count) {
+  std::vector<SystemCall> closes;
+  for (uint64_t fd = 0; closes.size() < count; ++fd) {
+    struct stat st = {};
+    if (::lstat(fmt::format("/proc/{}/fd/{}", remote.pid(), fd).c_str(), &st) == 0) continue;
+    closes.insert(closes.begin(), SystemCall{SYS_close, {fd}});
+  }
+  remote.on_our_death(closes);
+}
+
+/// A descriptor in the process, closed there at the end. The last one made is the first one closed.
 class RemoteFd {
  public:
   RemoteFd(Remote& remote, long fd) : remote_(remote), fd_(fd) {}
   RemoteFd(const RemoteFd&) = delete;
   ~RemoteFd() {
+    remote_.drop_first_on_death();
     if (fd_ < 0) return;
     try {
       remote_.syscall(SYS_close, number());
@@ -89,17 +103,24 @@ long receive_remotely(Remote& remote, uint64_t fd) {
 UniqueFd fetch_by_device(Remote& remote, uint64_t flags) {
   const UniqueFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
   if (!device) return {};
+  close_on_our_death(remote, 4);
   const long pair = remote.syscall(SYS_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, remote.scratch().addr);
   if (pair < 0) {
+    remote.on_our_death({});
     errno = static_cast<int>(-pair);
     return {};
   }
   const auto ends = remote.get<std::array<int, 2>>(remote.scratch());
   const RemoteFd near(remote, ends[0]), far(remote, ends[1]);
   const UniqueFd ours = take_over(remote, ends[0]);
-  if (!ours || !send_descriptor(ours.get(), device.get())) return {};
+  if (!ours || !send_descriptor(ours.get(), device.get())) {
+    remote.drop_first_on_death();  // neither lent nor made
+    remote.drop_first_on_death();
+    return {};
+  }
   const RemoteFd lent(remote, receive_remotely(remote, far.number()));
   if (!lent.ok()) {
+    remote.drop_first_on_death();  // nothing will be made
     errno = lent.error();
     return {};
   }
@@ -112,6 +133,7 @@ UniqueFd fetch_by_device(Remote& remote, uint64_t flags) {
 }
 
 UniqueFd fetch_by_call(Remote& remote, uint64_t flags) {
+  close_on_our_death(remote, 1);
   const RemoteFd made(remote, remote.syscall(SYS_userfaultfd, flags | O_CLOEXEC | O_NONBLOCK));
   if (made.ok()) return take_over(remote, static_cast<long>(made.number()));
   errno = made.error();

@@ -8,15 +8,23 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "engine/process/remote_ptr.h"
 
 namespace ckpt {
+
+/// A system call and its arguments, as values.
+struct SystemCall {
+  long nr = 0;
+  std::array<uint64_t, 6> args{};
+};
 
 class Remote {
  public:
@@ -40,6 +48,12 @@ class Remote {
 
   /// The thread's own signal mask: an injector that blocks signals for its calls answers with the mask it found.
   virtual uint64_t signal_mask();
+
+  /// What the thread is to do by itself if we die from the next syscall() on, in this order (at most 4 calls, none may
+  /// block): what undoes the calls that are about to be made. Where an injector's death is the tracee's too, nothing.
+  virtual void on_our_death(const std::vector<SystemCall>&) {}
+  /// From the next syscall() on the first of these is no longer to be done: that syscall() does it, or it is done with.
+  virtual void drop_first_on_death() {}
 
   // Conveniences.
   /// As syscall(), but an error is thrown: "1234: sigaltstack in the process: Operation not permitted".

@@ -18,6 +18,7 @@ namespace {
 
 constexpr uint64_t kRedZone = 128;
 constexpr size_t kScratch = 4096;
+constexpr size_t kMaxUndo = 4;
 constexpr uint64_t kAllSignals = ~0ull;
 constexpr std::string_view kSyscallRet("\x0f\x05\xc3", 3);
 constexpr std::string_view kSyscall("\x0f\x05", 2);
@@ -124,13 +125,41 @@ InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings) {
   return site;
 }
 
+namespace {
+
+size_t padded_frame_bytes() { return (signal_frame_bytes() + 63) & ~63ull; }
+
+/// Memory of the tracee; zeros where that is below the end of the main stack, which grows when it is written.
+std::vector<std::byte> read_stack(const Tracee& tracee, RemotePtr at, size_t size) {
+  std::vector<std::byte> bytes(size);
+  try {
+    tracee.read(at, bytes);
+  } catch (const Error& e) {
+    if (e.err() != EFAULT) throw;
+  }
+  return bytes;
+}
+
+}  // namespace
+
 struct RemoteSyscall::Borrowed {
   user_regs_struct regs{};  // the thread's own
   uint64_t mask = 0;
   user_regs_struct calling{};  // base for our calls
   RemotePtr scratch;
-  RemotePtr bytes_at;
-  std::vector<std::byte> bytes;  // what stood where the frame and the scratch memory are
+  RemotePtr frame;  // brings the thread back to itself
+  RemotePtr area;   // its XSAVE state
+  std::vector<std::byte> xsave;
+  std::vector<std::byte> bytes;  // what stood where scratch memory, frame and area are
+  // Frames of on_our_death(), each making one call and returning into the next; below the scratch memory.
+  RemotePtr undo_frames;
+  size_t undo_count = 0, undo_done = 0;
+  std::vector<std::byte> undo_bytes;
+
+  /// Where a call returns to if nobody is there to stop the thread behind it.
+  RemotePtr returns_to() const {
+    return undo_done < undo_count ? undo_frames + undo_done * padded_frame_bytes() : frame;
+  }
 };
 
 namespace {
@@ -215,42 +244,36 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   auto b = std::make_unique<Borrowed>();
   b->regs = own_registers();
   b->mask = tracee_.signal_mask();
-  const std::vector<std::byte> xsave = tracee_.xsave();
+  b->xsave = tracee_.xsave();
 
-  // From high to low: XSAVE area, frame, scratch memory.
-  const size_t area_size = (xsave_area_bytes(xsave) + 63) & ~63ull;
-  const size_t frame_size = (signal_frame_bytes() + 63) & ~63ull;
-  const size_t size = kScratch + frame_size + area_size;
-  b->scratch = {align_down(b->regs.rsp - kRedZone - size, 64)};
-  if (!is_dead_stack(site_, b->regs.rsp, b->scratch.addr)) {
+  // From high to low: XSAVE area, frame, scratch memory, frames of on_our_death().
+  const size_t area_size = (xsave_area_bytes(b->xsave) + 63) & ~63ull;
+  const size_t undo_size = kMaxUndo * padded_frame_bytes();
+  const size_t size = undo_size + kScratch + padded_frame_bytes() + area_size;
+  b->undo_frames = {align_down(b->regs.rsp - kRedZone - size, 64)};
+  if (!is_dead_stack(site_, b->regs.rsp, b->undo_frames.addr)) {
     // Without any main stack the bytes below the stack pointer have to do: they are put back, if we live.
-    if (const RemotePtr piece = borrow_main_stack(size); piece.addr != 0) b->scratch = piece;
+    if (const RemotePtr piece = borrow_main_stack(size); piece.addr != 0) b->undo_frames = piece;
   }
-  const RemotePtr frame = b->scratch + kScratch;
-  const RemotePtr area = frame + frame_size;
+  b->scratch = b->undo_frames + undo_size;
+  b->frame = b->scratch + kScratch;
+  b->area = b->frame + padded_frame_bytes();
   const SignalFrame made = make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)),
-                                             b->mask, xsave, site_.restorer.addr, area.addr);
+                                             b->mask, b->xsave, site_.restorer.addr, b->area.addr);
 
   b->calling = b->regs;
   b->calling.rip = site_.syscall_ret.addr;
-  b->calling.rsp = frame.addr;
+  b->calling.rsp = b->frame.addr;
   b->calling.rax = SYS_getpid;  // harmless, should we die before the first call
   b->calling.orig_rax = static_cast<unsigned long long>(-1);
 
   try {
-    std::vector<std::byte> image(frame_size + area_size, std::byte{0});
-    std::copy(made.frame.begin(), made.frame.end(), image.begin());
-    std::copy(made.area.begin(), made.area.end(), image.begin() + static_cast<ptrdiff_t>(frame_size));
-    b->bytes.resize(kScratch + image.size());
-    b->bytes_at = b->scratch;
-    try {
-      tracee_.read(b->bytes_at, b->bytes);
-    } catch (const Error& e) {
-      if (e.err() != EFAULT) throw;
-      b->bytes.clear();  // below the end of the main stack, which grows by the write: zeros
-    }
-    tracee_.write(frame, image);
-    if (b->bytes.empty()) tracee_.write(b->scratch, std::vector<std::byte>(kScratch));
+    b->bytes = read_stack(tracee_, b->scratch, kScratch + padded_frame_bytes() + area_size);
+    std::vector<std::byte> image = b->bytes;
+    const auto frame_in = image.begin() + kScratch;
+    std::copy(made.frame.begin(), made.frame.end(), frame_in);
+    std::copy(made.area.begin(), made.area.end(), frame_in + static_cast<ptrdiff_t>(padded_frame_bytes()));
+    tracee_.write(b->scratch, image);
     tracee_.set_registers(b->calling);
     tracee_.set_signal_mask(kAllSignals);
   } catch (...) {
@@ -263,6 +286,7 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
 
 long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
   user_regs_struct regs = prepare().calling;
+  regs.rsp = borrowed_->returns_to().addr;
   regs.rax = static_cast<unsigned long long>(nr);
   regs.rdi = a;
   regs.rsi = b;
@@ -279,6 +303,36 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
     // get_signal().
     if (result > -512 || result < -516) return result;
   }
+}
+
+void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {
+  Borrowed& b = prepare();
+  if (calls.size() > kMaxUndo) fail(EINVAL, "{}: {} calls are too many to be undone", pid(), calls.size());
+  const size_t step = padded_frame_bytes();
+  if (b.undo_bytes.empty()) b.undo_bytes = read_stack(tracee_, b.undo_frames, kMaxUndo * step);
+  std::vector<std::byte> image(calls.size() * step);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const auto& args = calls[i].args;
+    user_regs_struct regs = b.calling;
+    regs.rax = static_cast<unsigned long long>(calls[i].nr);
+    regs.rdi = args[0];
+    regs.rsi = args[1];
+    regs.rdx = args[2];
+    regs.r10 = args[3];
+    regs.r8 = args[4];
+    regs.r9 = args[5];
+    regs.rsp = i + 1 < calls.size() ? (b.undo_frames + (i + 1) * step).addr : b.frame.addr;
+    const SignalFrame made =
+        make_signal_frame(regs, kAllSignals, b.xsave, site_.restorer.addr, b.area.addr);
+    std::copy(made.frame.begin(), made.frame.end(), image.begin() + static_cast<ptrdiff_t>(i * step));
+  }
+  if (!image.empty()) tracee_.write(b.undo_frames, image);
+  b.undo_count = calls.size();
+  b.undo_done = 0;
+}
+
+void RemoteSyscall::drop_first_on_death() {
+  if (borrowed_ && borrowed_->undo_done < borrowed_->undo_count) ++borrowed_->undo_done;
 }
 
 RemotePtr RemoteSyscall::scratch() const { return prepare().scratch; }
@@ -309,10 +363,8 @@ void RemoteSyscall::finish() {
   // The mask first: with it gone wrong in the middle, the frame still brings both back.
   tracee_.set_signal_mask(b->mask);
   tracee_.set_registers(b->regs);
-  if (!b->bytes.empty())
-    tracee_.write(b->bytes_at, b->bytes);
-  else
-    tracee_.write(b->scratch, std::vector<std::byte>(kScratch));
+  tracee_.write(b->scratch, b->bytes);
+  if (!b->undo_bytes.empty()) tracee_.write(b->undo_frames, b->undo_bytes);
 }
 
 RemoteSyscall::~RemoteSyscall() {

@@ -82,6 +82,8 @@ class RemoteSyscall : public Remote {
                uint64_t f = 0) override;
   void read(RemotePtr from, std::span<std::byte> to) override { tracee_.read(from, to); }
   void write(RemotePtr to, std::span<const std::byte> from) override { tracee_.write(to, from); }
+  void on_our_death(const std::vector<SystemCall>& calls) override;
+  void drop_first_on_death() override;
   RemotePtr scratch() const override;
   size_t scratch_size() const override { return 4096; }
 

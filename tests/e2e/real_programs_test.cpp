@@ -177,7 +177,7 @@ import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
 
 public class Main {
-  static final int STEPS = 60, THREADS = 20;
+  static final int STEPS = 150, THREADS = 20;
   static final AtomicInteger done = new AtomicInteger();
 
   static String work(int who) throws Exception {

@@ -29,7 +29,7 @@ void put(const char* file, const char* text) {
 int main(int argc, char** argv) {
   begin(argc, argv);
   put("/proc/self/oom_score_adj", "321");
-  put("/proc/self/coredump_filter", "0x7");
+  put("/proc/self/coredump_filter", "0x3b");
   must(prctl(PR_SET_CHILD_SUBREAPER, 1), "PR_SET_CHILD_SUBREAPER");
   must(prctl(PR_SET_KEEPCAPS, 1), "PR_SET_KEEPCAPS");
   must(prctl(PR_SET_PDEATHSIG, SIGURG), "PR_SET_PDEATHSIG");

@@ -245,9 +245,11 @@ TEST_F(DescriptorTest, RefusalsNameTheThing) {
   const int s = socket(AF_INET, SOCK_STREAM, 0);
   EXPECT_NE(refusal({s}).find("a TCP socket"), std::string::npos) << refusal({s});
   close(s);
-  const int u = socket(AF_UNIX, SOCK_DGRAM, 0);
-  EXPECT_NE(refusal({u}).find("a unix socket"), std::string::npos) << refusal({u});
-  close(u);
+  int u[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, u), 0);
+  EXPECT_NE(refusal({u[0]}).find("a unix socket"), std::string::npos) << refusal({u[0]});
+  close(u[0]);
+  close(u[1]);
 }
 
 TEST_F(DescriptorTest, InheritedDescriptorsReplaceTheImagesOwn) {

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -50,6 +51,24 @@ TEST_F(DescriptorTest, ASemaphoreIsToldFromACounterWithoutFdinfo) {
       close(fd);
     }
   }
+}
+
+TEST_F(DescriptorTest, UnixSocketsOnTheirOwnComeBack) {
+  const int fresh = socket(AF_UNIX, SOCK_DGRAM, 0);
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+  close(pair[1]);
+  const int flags = fcntl(pair[0], F_GETFL);
+  round_trip({fresh, pair[0]});
+  EXPECT_EQ(fcntl(pair[0], F_GETFL), flags);
+  char byte = 0;
+  EXPECT_EQ(recv(pair[0], &byte, 1, 0), 0);
+  EXPECT_EQ(send(pair[0], &byte, 1, MSG_NOSIGNAL), -1);
+  EXPECT_EQ(errno, EPIPE);
+  EXPECT_EQ(send(fresh, &byte, 1, MSG_NOSIGNAL), -1);
+  EXPECT_EQ(errno, ENOTCONN);
+  close(fresh);
+  close(pair[0]);
 }
 
 TEST_F(DescriptorTest, TimersKeepTheTimeLeft) {

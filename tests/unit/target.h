@@ -49,7 +49,12 @@ class Child {
   explicit Child(const std::function<int()>& body) : pid_(::fork()) {
     if (pid_ != 0) return;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ::_exit(body());
+    // An exception must not run on into the test: its objects here are the parent's business.
+    try {
+      ::_exit(body());
+    } catch (...) {
+      ::_exit(99);
+    }
   }
   ~Child() {
     if (pid_ <= 0) return;
