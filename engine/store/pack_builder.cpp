@@ -14,6 +14,8 @@ constexpr size_t kMaxWriters = 8;
 
 }  // namespace
 
+PackBuilder::File::File() = default;
+
 // The pages of one block, and what is known of each.
 struct PackBuilder::Pages {
   explicit Pages(std::span<const std::byte> d) : data(d), count(page_count(d.size())) {}

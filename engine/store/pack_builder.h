@@ -48,6 +48,7 @@ class PackBuilder {
     PackRow row;
   };
   struct File {                         // a table file that is being written
+    File();                             // clang 14 cannot use an implicit one inside of PackBuilder
     std::string path;
     std::unique_ptr<rocksdb::SstFileWriter> writer;
     uint64_t first = 0, next = 0;
