@@ -94,7 +94,7 @@ says 'in use'
 kill -KILL "$pid"
 wait_until "! kill -0 $pid 2>/dev/null"
 expect 0 ckpt restore --stopped second
-grep -q '^State:.T' "/proc/$pid/status" || fail 'it is not stopped'
+wait_until "grep -q '^State:.T' /proc/$pid/status"
 kill -KILL "$pid"
 wait_until "! kill -0 $pid 2>/dev/null"
 expect 0 ckpt restore -f second
