@@ -1,6 +1,7 @@
 #include "ckptfs/session.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <fstream>
 #include <memory>
@@ -92,7 +93,8 @@ int Session::serve() {
   const BlockedSignals until_the_end;
   fuse_remove_signal_handlers(session_);
   filesystem_.end();  // before the session goes: the workers answer on it
-  return result < 0 ? 1 : 0;  // a positive result is the signal that ended it: what it is for
+  // ECONNABORTED: unmounted by force (umount -f, or abort in /sys/fs/fuse/connections), which is an end like any other.
+  return result < 0 && result != -ECONNABORTED ? 1 : 0;  // a positive result is the signal that ended it: what it is for
 }
 
 }  // namespace ckpt

@@ -36,6 +36,8 @@ int main(int argc, char** argv) {
   const int ticking = make(CLOCK_MONOTONIC, s / 100, s / 100);
   pollfd waiting = {expired, POLLIN, 0};
   must(poll(&waiting, 1, 5000), "poll");
+  waiting.fd = ticking;
+  must(poll(&waiting, 1, 5000), "poll");
   ready();
   wait_for_go();
   require_left(monotonic, 960 * s, 1000 * s, 7 * s, "CLOCK_MONOTONIC");
@@ -47,7 +49,6 @@ int main(int argc, char** argv) {
   REQUIRE(read(expired, &count, 8) == 8 && count == 1, "the expired timer: %llu", static_cast<unsigned long long>(count));
   REQUIRE(read(expired, &count, 8) == -1 && errno == EAGAIN, "the expired timer expires again");
   REQUIRE(read(ticking, &count, 8) == 8 && count >= 1, "the ticking timer: %s", strerror(errno));
-  waiting.fd = ticking;
   REQUIRE(poll(&waiting, 1, 5000) == 1 && read(ticking, &count, 8) == 8, "the ticking timer does not tick on");
   REQUIRE(read(disarmed, &count, 8) == -1 && errno == EAGAIN, "the disarmed timer has expired");
   return passed();
