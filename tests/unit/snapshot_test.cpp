@@ -367,11 +367,10 @@ TEST_P(Changes, DuringTheCopyingAreSurvivedOrReported) {
   }
   if (c.change == Change::exit || c.change == Change::exec) {
     EXPECT_EQ(err, ESRCH);
-  } else if (c.lost) {
-    EXPECT_EQ(err, EAGAIN);
   } else {
-    EXPECT_EQ(err, 0);
-    EXPECT_EQ(difference(image, base, std::string(kChangePages * kPage, 'a')), "");
+    // The other worker may have copied all of it before the change came: then nothing is lost, and must be right.
+    EXPECT_TRUE(err == 0 || (c.lost && err == EAGAIN)) << errno_text(err);
+    if (err == 0) EXPECT_EQ(difference(image, base, std::string(kChangePages * kPage, 'a')), "");
   }
   ::munmap(base, kChangePages * kPage);
   ::munmap(board, kPage);
