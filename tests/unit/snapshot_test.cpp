@@ -370,7 +370,9 @@ TEST_P(Changes, DuringTheCopyingAreSurvivedOrReported) {
   } else {
     // The other worker may have copied all of it before the change came: then nothing is lost, and must be right.
     EXPECT_TRUE(err == 0 || (c.lost && err == EAGAIN)) << errno_text(err);
-    if (err == 0) EXPECT_EQ(difference(image, base, std::string(kChangePages * kPage, 'a')), "");
+    if (err == 0) {
+      EXPECT_EQ(difference(image, base, std::string(kChangePages * kPage, 'a')), "");
+    }
   }
   ::munmap(base, kChangePages * kPage);
   ::munmap(board, kPage);
