@@ -123,6 +123,7 @@ struct SpawnedStub::Shared {
   long exec_result = 0;              // -errno of its execveat
   pid_t pid = 0;
   pid_t parent = 0;                  // tgid that must be the keeper's parent
+  pid_t starter = 0;                 // tgid that must be the child's parent: the keeper, or ourselves
   int program = -1;
   alignas(16) char keeper_stack[kStackSize];
   alignas(16) char child_stack[kStackSize];
@@ -136,6 +137,8 @@ CKPT_BARE void SpawnedStub::Shared::run_child(void* arg) {
   auto* self = static_cast<Shared*>(arg);
   // Until it is handed over, whoever started it takes it along into death.
   raw_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+  // A parent that died before that has sent nothing.
+  if (raw_call(SYS_getppid) != self->starter) raw_call(SYS_exit_group, 1);
   // Our open descriptors, and signals that we ignore (the rest was reset by CLONE_CLEAR_SIGHAND), end here.
   raw_call(SYS_close_range, 0, ~0u, CLOSE_RANGE_CLOEXEC);
   const unsigned long by_default[4] = {};
@@ -153,6 +156,7 @@ CKPT_BARE void SpawnedStub::Shared::run_child(void* arg) {
 // clone3 returns when the stub has been executed (CLONE_VFORK). EEXIST may be a zombie that is being reaped, or a
 // process that has just been killed: try again for a moment.
 CKPT_BARE long SpawnedStub::Shared::start_child() {
+  starter = static_cast<pid_t>(raw_call(SYS_getpid));
   clone_args args = {};
   args.flags = CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND;
   args.exit_signal = SIGCHLD;
