@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/mapped_files.h"
-#include "engine/memory/snapshot.h"
 #include "engine/process/stub.h"
 
 namespace ckpt {
