@@ -258,7 +258,7 @@ CheckpointResult Capture::run(std::string_view without) {
   check_cancel();
 
   StoppedProcess process(pid_);
-  process.stop(options_.cancel);
+  process.stop_outside_vdso(options_.cancel);
   capture_stopped(process);
   if (snapshot_->needs_stop()) read_pages();
   if (goes_on) process.resume();
