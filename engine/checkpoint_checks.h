@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 
 namespace ckpt {
 

@@ -12,7 +12,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 
 namespace ckpt {
 

@@ -1,26 +1,20 @@
 #include "engine/memory/build_id.h"
 
-#include <elf.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstddef>
 #include <cstring>
 #include <span>
 #include <vector>
 
 #include "engine/base/hex.h"
+#include "engine/memory/elf_headers.h"
 
 namespace ckpt {
 
 namespace {
 
 constexpr size_t kMaxNotes = 64 << 10;
-constexpr size_t kMaxHeaders = 256;
-
-bool read_exactly(int fd, void* to, size_t size, uint64_t offset) {
-  return pread(fd, to, size, static_cast<off_t>(offset)) == static_cast<ssize_t>(size);
-}
 
 std::string find_in_notes(std::span<const std::byte> notes) {
   const auto padded = [](size_t n) { return (n + 3) & ~size_t{3}; };
@@ -41,16 +35,13 @@ std::string find_in_notes(std::span<const std::byte> notes) {
 }  // namespace
 
 std::string read_build_id(int fd) {
-  Elf64_Ehdr header;
-  if (!read_exactly(fd, &header, sizeof(header), 0)) return {};
-  if (memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64) return {};
-  if (header.e_phentsize != sizeof(Elf64_Phdr) || header.e_phnum > kMaxHeaders) return {};
-  std::vector<Elf64_Phdr> segments(header.e_phnum);
-  if (!read_exactly(fd, segments.data(), segments.size() * sizeof(Elf64_Phdr), header.e_phoff)) return {};
-  for (const Elf64_Phdr& segment : segments) {
+  const ElfReader read = [fd](std::span<std::byte> to, uint64_t offset) {
+    return pread(fd, to.data(), to.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(to.size());
+  };
+  for (const Elf64_Phdr& segment : read_program_headers(read)) {
     if (segment.p_type != PT_NOTE || segment.p_filesz > kMaxNotes) continue;
     std::vector<std::byte> notes(segment.p_filesz);
-    if (!read_exactly(fd, notes.data(), notes.size(), segment.p_offset)) continue;
+    if (!read(notes, segment.p_offset)) continue;
     if (std::string id = find_in_notes(notes); !id.empty()) return id;
   }
   return {};

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "engine/base/error.h"
 #include "engine/memory/remote_memory.h"
 #include "engine/memory/userfault.h"
 

@@ -1,7 +1,9 @@
 // From the image back into a new process: the content of segments/.
 #pragma once
 
-#include "engine/memory/snapshot.h"
+#include "engine/engine.h"
+#include "engine/image/maps.h"
+#include "engine/process/remote.h"
 
 namespace ckpt {
 

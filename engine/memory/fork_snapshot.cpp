@@ -15,6 +15,7 @@
 
 #include "engine/memory/page_scan.h"
 #include "engine/memory/remote_memory.h"
+#include "engine/memory/snapshot.h"
 #include "engine/memory/stop_copies.h"
 
 namespace ckpt {

@@ -52,4 +52,9 @@ inline constexpr uint64_t kPmSwapTypeMarker = 31;
 
 inline constexpr uint64_t kUffdFeatureWpUnpopulated = 1 << 13;   ///< Linux 6.4
 
+// ---- prctl(2): names of anonymous mappings, Linux 5.17 ----
+
+inline constexpr int kPrSetVma = 0x53564d41;
+inline constexpr int kPrSetVmaAnonName = 0;
+
 }  // namespace ckpt::abi

@@ -9,7 +9,6 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
-#include "engine/image/digest.h"
 #include "engine/kinds/memory_object.h"
 
 #ifndef PR_GET_MDWE
@@ -34,13 +33,6 @@ constexpr MmField kFields[] = {
     {"arg_end", &Layout::MmFields::arg_end, 49},       {"env_start", &Layout::MmFields::env_start, 50},
     {"env_end", &Layout::MmFields::env_end, 51},
 };
-
-const Vma* find_vdso(const std::vector<Vma>& vmas) {
-  for (const Vma& vma : vmas) {
-    if (vma.path == "[vdso]") return &vma;
-  }
-  return nullptr;
-}
 
 Layout::MmFields read_fields(const CaptureContext& ctx) {
   const std::string stat = read_file(ctx.proc_dir, "stat");
@@ -67,11 +59,7 @@ void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
   Record out;
   const Layout::MmFields fields = read_fields(ctx);
   for (const MmField& f : kFields) out.add_hex(f.name, fields.*f.member);
-  if (const Vma* vdso = find_vdso(vmas)) {
-    std::vector<std::byte> code(vdso->size());
-    ctx.leader->read(RemotePtr{vdso->start}, code);
-    out.add("vdso", digest_bytes(code).hex());
-  }
+  capture_vdso(ctx, vmas, out);
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_THP_DISABLE); v > 0) out.add("thp_disable", int64_t{v});
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_MDWE); v > 0) out.add("mdwe", int64_t{v});
   ctx.image->put(ctx.prefix + "mm", out.text());
@@ -154,7 +142,7 @@ Layout parse_layout(const RestoreContext& ctx) {
   if (const std::string smaps = ctx.prefix + "smaps"; ctx.image->has(smaps)) {
     take_flags(layout.vmas, parse_maps(ctx.image->read(smaps), layout.where + ": " + smaps));
   }
-  layout.vdso_digest = mm.find("vdso");
+  layout.vdso = parse_vdso(ctx, layout.vmas, mm);
   layout.thp_disable = mm.get_u64_or("thp_disable", 0);
   layout.mdwe = mm.get_u64_or("mdwe", 0);
   layout.auxv = ctx.image->read(ctx.prefix + "auxv", kMaxAuxv);

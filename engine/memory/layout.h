@@ -4,7 +4,7 @@
 //   smaps      the same with each mapping's VmFlags (of madvise, mlock, ...); without it the mappings have none
 //   mm         start_code, end_code, start_data, end_data, start_brk, brk, start_stack,
 //              arg_start, arg_end, env_start, env_end       addresses, hex (proc(5), /proc/PID/stat; brk by brk(2))
-//              vdso DIGEST               BLAKE3 of the vDSO's bytes; absent where the process has none
+//              vdso DIGEST               see vdso.h
 //              thp_disable N             prctl(PR_GET_THP_DISABLE)
 //              mdwe N                    prctl(PR_GET_MDWE), absent before Linux 6.3
 //   files      the mapped files (mapped_files.h)
@@ -13,13 +13,13 @@
 // Capture and restore side by side. The restore works in a stub (process/stub.h) whose own memory it removes.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/mapped_files.h"
-#include "engine/memory/snapshot.h"
+#include "engine/memory/vdso.h"
 #include "engine/process/stub.h"
 
 namespace ckpt {
@@ -42,7 +42,7 @@ struct Layout {
   MmFields fields;
   std::string auxv;              ///< raw
   std::string exe;               ///< path as the link says
-  std::optional<std::string> vdso_digest;
+  SavedVdso vdso;
   uint64_t thp_disable = 0;
   uint64_t mdwe = 0;
 };
@@ -70,7 +70,7 @@ class LayoutFiles {
 
 /// Builds the address space in the stub: helper pages in a hole, everything of the stub away, the vDSO moved to where
 /// it was, all mappings with their final permissions and advice, empty. Then fill_memory(), then finish_layout().
-/// Throws Error: ENOEXEC where the image's vDSO is not this kernel's.
+/// Throws Error.
 void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files);
 
 /// The second half: locked memory, and the kernel's notes about program, arguments, heap and stack (PR_SET_MM_MAP).

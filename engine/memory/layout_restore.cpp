@@ -8,16 +8,12 @@
 #include <limits>
 
 #include "engine/base/error.h"
-#include "engine/image/digest.h"
 #include "engine/kinds/memory_object.h"
+#include "engine/memory/kernel_abi.h"
 #include "engine/memory/layout.h"
 
 #ifndef PR_SET_MDWE
 #define PR_SET_MDWE 65
-#endif
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#define PR_SET_VMA_ANON_NAME 0
 #endif
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
@@ -31,20 +27,12 @@ namespace {
 /// higher, lies below it.
 constexpr uint64_t kLowerEnd = 0x7ffffffff000;
 constexpr uint64_t kMargin = 2 << 20;
-constexpr uint64_t kVdsoRoom = 1 << 20;
 
 std::vector<Vma> stub_vmas(const Stub& stub) {
   const std::string path = fmt::format("/proc/{}/maps", stub.pid());
   auto vmas = parse_maps(read_file(path), path);
   std::erase_if(vmas, [](const Vma& vma) { return vma.path == "[vsyscall]" || vma.path == "[uprobes]"; });
   return vmas;
-}
-
-/// [vvar], [vvar_vclock], [vdso]: the kernel puts them side by side and the vDSO's code relies on it.
-std::vector<Vma> vdso_group(const std::vector<Vma>& vmas) {
-  std::vector<Vma> group;
-  std::copy_if(vmas.begin(), vmas.end(), std::back_inserter(group), [](const Vma& vma) { return vma.special(); });
-  return group;
 }
 
 /// The middle of the first gap of both tables that takes `size` with a margin on each side (a stack may grow).
@@ -72,54 +60,6 @@ void unmap_all_but(Remote& leader, std::vector<Range> keep, uint64_t end) {
     at = std::max(at, range.end);
   }
   if (end > at) leader.call("munmap", SYS_munmap, at, end - at);
-}
-
-// ---- vDSO -------------------------------------------------------------------------------------------------------
-
-void check_same_vdso(Stub& stub, const Layout& layout, const std::vector<Vma>& theirs, const std::vector<Vma>& ours) {
-  const auto refuse = [&] {
-    fail(ENOEXEC, "{}: was taken on another kernel, whose vDSO (code that the program calls) differs from this one's",
-         layout.where);
-  };
-  if (theirs.size() != ours.size()) refuse();
-  for (size_t i = 0; i < ours.size(); ++i) {
-    if (theirs[i].path != ours[i].path || theirs[i].size() != ours[i].size() ||
-        theirs[i].start - theirs[0].start != ours[i].start - ours[0].start) {
-      refuse();
-    }
-    if (ours[i].path != "[vdso]") continue;
-    std::vector<std::byte> code(ours[i].size());
-    stub.leader().read(RemotePtr{ours[i].start}, code);
-    if (layout.vdso_digest != digest_bytes(code).hex()) refuse();
-  }
-}
-
-void move_group(Remote& leader, std::vector<Vma>& group, uint64_t to) {
-  const uint64_t from = group.front().start;
-  for (Vma& vma : group) {
-    const uint64_t target = to + (vma.start - from);
-    leader.call("mremap of the vDSO", SYS_mremap, vma.start, vma.size(), vma.size(), MREMAP_MAYMOVE | MREMAP_FIXED,
-                target);
-    vma.end = target + vma.size();
-    vma.start = target;
-  }
-}
-
-/// `spare`: kVdsoRoom bytes that neither layout uses, for a group that is to move by less than its own size.
-void place_vdso(Stub& stub, const Layout& layout, std::vector<Vma> group, RemotePtr spare) {
-  const std::vector<Vma> wanted = vdso_group(layout.vmas);
-  if (group.empty() || wanted.empty()) {
-    if (!wanted.empty()) check_same_vdso(stub, layout, wanted, group);
-    for (const Vma& vma : group) stub.leader().call("munmap", SYS_munmap, vma.start, vma.size());
-    return;
-  }
-  check_same_vdso(stub, layout, wanted, group);
-  const uint64_t from = group.front().start, to = wanted.front().start;
-  const uint64_t size = group.back().end - from;
-  if (from == to) return;
-  if (size > kVdsoRoom) fail(ENOEXEC, "{}: a vDSO of {} bytes", layout.where, size);
-  if (from < to + size && to < from + size) move_group(stub.leader(), group, spare.addr);
-  move_group(stub.leader(), group, to);
 }
 
 // ---- mappings ---------------------------------------------------------------------------------------------------
@@ -160,7 +100,7 @@ void name_anonymous(Remote& leader, const Vma& vma) {
     if (!vma.path.starts_with(prefix) || !vma.path.ends_with(']')) continue;
     const std::string name = vma.path.substr(prefix.size(), vma.path.size() - prefix.size() - 1);
     // Only for the reader of maps; a kernel without it does without.
-    leader.syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start, vma.size(), leader.put_string(name).addr);
+    leader.syscall(SYS_prctl, abi::kPrSetVma, abi::kPrSetVmaAnonName, vma.start, vma.size(), leader.put_string(name).addr);
   }
 }
 
@@ -217,13 +157,13 @@ int LayoutFiles::descriptor(const Vma& vma) const {
 void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   Remote& leader = stub.leader();
   const std::vector<Vma> own = stub_vmas(stub);
-  const RemotePtr hole = find_hole(own, layout.vmas, Stub::kHelperSize + kVdsoRoom);
+  const RemotePtr hole = find_hole(own, layout.vmas, Stub::kHelperSize + VdsoMove::kRoom);
   stub.use_helper(hole);
   const std::vector<Vma> group = vdso_group(own);
   std::vector<Range> keep = {{hole.addr, hole.addr + Stub::kHelperSize}};
   for (const Vma& vma : group) keep.push_back({vma.start, vma.end});
   unmap_all_but(leader, keep, kLowerEnd);
-  place_vdso(stub, layout, group, hole + Stub::kHelperSize);
+  VdsoMove vdso(stub, layout.vdso, group, hole + Stub::kHelperSize);
   if (layout.thp_disable != 0) {
     // The flags beyond bit 0 came with Linux 6.18 (PR_THP_DISABLE_EXCEPT_ADVISED).
     leader.call("prctl(PR_SET_THP_DISABLE)", SYS_prctl, PR_SET_THP_DISABLE, 1, layout.thp_disable & ~uint64_t{1});
@@ -234,6 +174,7 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   for (const Vma& vma : layout.vmas) {
     if (!vma.special()) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
   }
+  vdso.finish();
   for (const auto& [local, number] : remote) leader.call("close", SYS_close, static_cast<uint64_t>(number));
 }
 

@@ -17,9 +17,9 @@
 #include <map>
 #include <tuple>
 
+#include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/named_file.h"
-#include "engine/memory/snapshot.h"
 
 namespace ckpt {
 

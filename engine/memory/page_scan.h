@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/base/fd.h"
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 
 namespace ckpt {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine/memory/remote_memory.h"
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 
 namespace ckpt {
 

@@ -9,6 +9,8 @@
 #include <array>
 #include <cstddef>
 
+#include "engine/base/error.h"
+
 namespace ckpt {
 namespace {
 

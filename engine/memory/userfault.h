@@ -7,7 +7,8 @@
 #include <optional>
 
 #include "engine/base/fd.h"
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
+#include "engine/process/remote.h"
 
 namespace ckpt {
 

@@ -9,6 +9,7 @@
 
 #include "engine/memory/fault_handler.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/snapshot.h"
 #include "engine/memory/stop_copies.h"
 
 namespace ckpt {

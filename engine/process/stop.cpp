@@ -82,6 +82,27 @@ void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool
   }
 }
 
+void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline) {
+  constexpr int kTurns = 40;
+  constexpr timespec kMoment = {0, 10'000};
+  const auto vdso = std::find_if(site_.mappings.begin(), site_.mappings.end(),
+                                 [](const Mapping& m) { return m.path == "[vdso]"; });
+  if (vdso == site_.mappings.end()) return;
+  for (int turn = 0; turn < kTurns && thread.stopped() && !thread.group_stopped(); ++turn) {
+    const uint64_t ip = thread.registers().rip;
+    if (ip < vdso->start || ip >= vdso->end) return;
+    thread.go_on();
+    ::nanosleep(&kMoment, nullptr);
+    thread.interrupt();
+    if (!thread.wait_stop(deadline)) fail_unstoppable(thread);
+  }
+}
+
+void StoppedProcess::stop_outside_vdso(const std::atomic<bool>* cancel) {
+  outside_vdso_ = true;
+  stop(cancel);
+}
+
 void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
   stopped_at_ = Clock::now();
   resumed_at_ = {};
@@ -90,6 +111,9 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     do {
       for (const auto& thread : tracees_) thread->interrupt();
       wait_all(stopped_at_ + limit, cancel);
+      for (const auto& thread : tracees_) {
+        if (outside_vdso_) leave_vdso(*thread, stopped_at_ + limit);
+      }
     } while (seize_new_threads());
     std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
     std::sort(tracees_.begin(), tracees_.end(),

@@ -37,6 +37,13 @@ class StoppedProcess {
   void stop(const std::atomic<bool>* cancel = nullptr,
             std::chrono::milliseconds limit = std::chrono::seconds(10));
 
+  /// The same, but with no thread inside the vDSO, whose code and data differ under another kernel. A thread found
+  /// there is let run on for a moment and stopped again: reading a clock takes 30 ns, so one that does nothing else is
+  /// out of it after a few turns. (Single steps would be certain, but kill the process if we die between two.) One
+  /// that is inside at every look, or in a job-control stop, stays where it is: the image then resumes under the same
+  /// kernel only.
+  void stop_outside_vdso(const std::atomic<bool>* cancel = nullptr);
+
   /// One a thread, the main thread first, then by tid. Owned here, valid until resume().
   const std::vector<Remote*>& remotes() const { return pointers_; }
   const std::vector<std::unique_ptr<RemoteSyscall>>& threads() const { return remotes_; }
@@ -62,12 +69,14 @@ class StoppedProcess {
  private:
   bool seize_new_threads();
   void wait_all(std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
+  void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline);
   [[noreturn]] void fail_unstoppable(const Tracee& thread) const;
 
   pid_t pid_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
   InjectionSite site_;
+  bool outside_vdso_ = false;
   std::string maps_;
   std::vector<std::unique_ptr<Tracee>> tracees_;  // sorted: main thread first
   std::vector<std::unique_ptr<RemoteSyscall>> remotes_;

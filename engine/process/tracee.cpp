@@ -128,6 +128,11 @@ void Tracee::run_to_syscall_stop() {
   }
 }
 
+void Tracee::go_on() {
+  request(PTRACE_CONT, nullptr, nullptr, "PTRACE_CONT");
+  state_ = State::running;
+}
+
 void Tracee::detach(int signal) {
   if (state_ != State::stopped) return;
   state_ = State::gone;

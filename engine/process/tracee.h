@@ -64,6 +64,8 @@ class Tracee {
   /// Runs the stopped thread to its next system-call stop (entry or exit), passing signals on. Throws
   /// Error(ESRCH) if it died.
   void run_to_syscall_stop();
+  /// Lets the stopped thread run, still traced; interrupt() ends it.
+  void go_on();
   /// Lets the thread go on for good. `signal` is delivered to it, 0 for none.
   void detach(int signal = 0);
 

@@ -1,6 +1,6 @@
 #include <cstdlib>
 
-#include "engine/memory/snapshot.h"
+#include "engine/image/maps.h"
 #include "tests/fuzz/fuzz.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

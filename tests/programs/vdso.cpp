@@ -1,6 +1,7 @@
 // The vDSO: time is right, never goes back, and comes without a system call, in several threads.
 #include "selfcheck.h"
 
+#include <sched.h>
 #include <sys/auxv.h>
 #include <sys/time.h>
 
@@ -45,6 +46,15 @@ int main(int argc, char** argv) {
   }
   timeval t;
   REQUIRE(gettimeofday(&t, nullptr) == 0 && t.tv_sec >= kernel_ns(CLOCK_REALTIME) / 1000000000 - 1, "gettimeofday");
+  cpu_set_t allowed, one;
+  CPU_ZERO(&one);
+  must(sched_getaffinity(0, sizeof allowed, &allowed), "sched_getaffinity");
+  unsigned cpu = 0, node = 0;
+  while (!CPU_ISSET(cpu, &allowed)) ++cpu;
+  CPU_SET(cpu, &one);
+  must(sched_setaffinity(0, sizeof one, &one), "sched_setaffinity");
+  unsigned got = ~0u;
+  REQUIRE(getcpu(&got, &node) == 0 && got == cpu, "getcpu gives %u, not %u", got, cpu);
   const std::string maps = read_text("/proc/self/maps");
   REQUIRE(maps.find("[vdso]") != std::string::npos && maps.find("[vvar]") != std::string::npos,
           "the kernel knows no vDSO of ours");

@@ -46,6 +46,33 @@ int sleep_in_threads(Report* report, int count) {
   return 0;
 }
 
+// Reads the clock half of the time, through the vDSO.
+int read_clock(Report* report) {
+  timespec now{};
+  report->ready = 1;
+  for (uint64_t sum = 0; !report->finish; report->rounds += sum & 1) {
+    for (int i = 0; i < 10; ++i) ::clock_gettime(CLOCK_MONOTONIC, &now);
+    for (int i = 0; i < 1000; ++i) asm volatile("" : "+r"(sum) : "r"(now.tv_nsec));
+  }
+  return 0;
+}
+
+TEST(StoppedProcess, LetsThreadsLeaveTheVdso) {
+  Shared<Report> report;
+  Child child([&] { return read_clock(&*report); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  for (int i = 0; i < 50; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop_outside_vdso();
+    const auto mappings = parse_mappings(process.maps());
+    const Mapping* at = mapping_at(mappings, process.leader().tracee().registers().rip);
+    ASSERT_NE(at, nullptr);
+    EXPECT_NE(at->path, "[vdso]");
+  }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
 TEST(StoppedProcess, HoldsEveryThreadStill) {
   Shared<Report> report;
   Child child([&] { return sleep_in_threads(&*report, 8); });

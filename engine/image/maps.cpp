@@ -1,10 +1,11 @@
+#include "engine/image/maps.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <charconv>
 
 #include "engine/base/error.h"
-#include "engine/memory/snapshot.h"
 
 namespace ckpt {
 namespace {

@@ -1,0 +1,129 @@
+// The code of a vDSO, led elsewhere: this kernel's own, in a copy that jumps to the original or makes system calls.
+#include "engine/memory/vdso_code.h"
+
+#include <gtest/gtest.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+
+#include "engine/base/error.h"
+#include "engine/image/maps.h"
+
+namespace ckpt {
+namespace {
+
+class VdsoTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    base_ = ::getauxval(AT_SYSINFO_EHDR);
+    std::ifstream file("/proc/self/maps");
+    const std::string maps((std::istreambuf_iterator<char>(file)), {});
+    for (const Vma& vma : parse_maps(maps, "/proc/self/maps")) {
+      if (vma.path != "[vdso]") continue;
+      const auto* bytes = reinterpret_cast<const std::byte*>(vma.start);
+      code_.assign(bytes, bytes + vma.size());
+    }
+    if (code_.empty()) GTEST_SKIP() << "the kernel runs without a vDSO";
+  }
+  void TearDown() override {
+    if (copy_ != nullptr) ::munmap(copy_, code_.size());
+  }
+
+  /// The copy made executable; its function of that name.
+  template <typename F>
+  F* function(const std::string& name) {
+    if (copy_ == nullptr) {
+      copy_ = ::mmap(nullptr, code_.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      EXPECT_NE(copy_, MAP_FAILED);
+      std::memcpy(copy_, code_.data(), code_.size());
+      ::mprotect(copy_, code_.size(), PROT_READ | PROT_EXEC);
+    }
+    for (const VdsoFunction& f : vdso_functions(code_, "copy")) {
+      if (f.name == name) return reinterpret_cast<F*>(static_cast<char*>(copy_) + f.offset);
+    }
+    return nullptr;
+  }
+
+  static int64_t clock_of_kernel() {
+    timespec t{};
+    ::syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+  }
+  void expect_works() {
+    auto* get_time = function<int(clockid_t, timespec*)>("clock_gettime");
+    ASSERT_NE(get_time, nullptr);
+    timespec t{};
+    const int64_t before = clock_of_kernel();
+    ASSERT_EQ(get_time(CLOCK_MONOTONIC, &t), 0);
+    const int64_t now = t.tv_sec * 1'000'000'000 + t.tv_nsec;
+    EXPECT_LE(before, now);
+    EXPECT_LE(now, clock_of_kernel());
+    if (auto* get_cpu = function<long(unsigned*, unsigned*, void*)>("getcpu"); get_cpu != nullptr) {
+      unsigned cpu = ~0u, node = ~0u;
+      EXPECT_EQ(get_cpu(&cpu, &node, nullptr), 0);
+      EXPECT_LT(cpu, static_cast<unsigned>(::sysconf(_SC_NPROCESSORS_CONF)));
+    }
+    if (auto* seconds = function<time_t(time_t*)>("time"); seconds != nullptr) {
+      time_t there = 0;
+      const time_t got = seconds(&there);
+      EXPECT_EQ(got, there);
+      EXPECT_LE(std::abs(got - ::time(nullptr)), 60);
+    }
+  }
+
+  uint64_t base_ = 0;
+  std::vector<std::byte> code_;
+  void* copy_ = nullptr;
+};
+
+TEST_F(VdsoTest, every_function_is_found_once) {
+  const std::vector<VdsoFunction> functions = vdso_functions(code_, "own");
+  for (const char* name : {"clock_gettime", "gettimeofday", "time", "clock_getres", "getcpu"}) {
+    EXPECT_EQ(std::count_if(functions.begin(), functions.end(), [&](auto& f) { return f.name == name; }), 1) << name;
+  }
+  EXPECT_TRUE(std::is_sorted(functions.begin(), functions.end(), [](auto& a, auto& b) { return a.offset < b.offset; }));
+}
+
+TEST_F(VdsoTest, leads_to_the_functions_of_another) {
+  redirect_vdso(code_, "copy", vdso_functions(code_, "own"), base_);
+  expect_works();
+  EXPECT_EQ(reinterpret_cast<unsigned char*>(function<char>("clock_gettime"))[1], 0xb8) << "no jump";
+}
+
+TEST_F(VdsoTest, leads_to_system_calls_where_there_is_none) {
+  redirect_vdso(code_, "copy", {}, 0);
+  expect_works();
+  EXPECT_EQ(*reinterpret_cast<unsigned char*>(function<char>("clock_gettime")), 0xb8) << "no system call";
+}
+
+TEST_F(VdsoTest, an_unknown_function_fails_with_enosys) {
+  std::string text(reinterpret_cast<const char*>(code_.data()), code_.size());
+  for (size_t at; (at = text.find("getcpu")) != std::string::npos;) text.replace(at, 6, "getsgx");
+  std::memcpy(code_.data(), text.data(), text.size());
+  redirect_vdso(code_, "copy", {}, 0);
+  auto* unknown = function<long()>("getsgx");
+  ASSERT_NE(unknown, nullptr);
+  EXPECT_EQ(unknown(), -ENOSYS);
+}
+
+TEST_F(VdsoTest, what_is_cut_off_is_refused) {
+  for (size_t size = 0; size < code_.size(); size += 8) {
+    std::vector<std::byte> part(code_.begin(), code_.begin() + static_cast<ptrdiff_t>(size));
+    try {
+      redirect_vdso(part, "part", {}, 0);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.err(), EINVAL) << e.sentence();
+      continue;
+    }
+    EXPECT_GT(size, 1024u) << "a vDSO of so few bytes";
+  }
+}
+
+}  // namespace
+}  // namespace ckpt
