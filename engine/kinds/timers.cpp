@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <csignal>
 #include <ctime>
 
@@ -129,10 +130,13 @@ void restore_posix_timers(Remote& leader, const Record& record) {
   const auto texts = record.all("posix");
   if (texts.empty()) return;
   const bool restore_ids = leader.syscall(SYS_prctl, PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0) == 0;
-  for (const std::string& text : texts) create_timer(leader, parse_timer(text, record.where()), restore_ids);
+  std::vector<PosixTimer> timers;
+  for (const std::string& text : texts) timers.push_back(parse_timer(text, record.where()));
+  // /proc lists them in no order that all kernels share (6.1: the newest first), and ids can only be counted up.
+  std::ranges::sort(timers, {}, &PosixTimer::id);
+  for (const PosixTimer& t : timers) create_timer(leader, t, restore_ids);
   if (restore_ids) leader.call("prctl", SYS_prctl, PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0);
-  for (const std::string& text : texts) {
-    const PosixTimer t = parse_timer(text, record.where());
+  for (const PosixTimer& t : timers) {
     if (t.value_ns == 0) continue;
     const itimerspec spec = {from_ns(t.interval_ns), from_ns(t.value_ns)};
     leader.call("timer_settime", SYS_timer_settime, static_cast<uint64_t>(t.id), 0, leader.put(spec).addr, 0);
