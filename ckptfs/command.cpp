@@ -32,7 +32,7 @@ std::string image_name(std::string_view verb, std::string_view name) {
 }
 
 void parse_checkpoint_option(CheckpointCommand& command, const std::string& word) {
-  constexpr std::string_view kNameOption = "name=";
+  constexpr std::string_view kNameOption = "name=", kAnswerOption = "answer=";
   if (word == "exit" || word == "stop") {
     if (command.after != AfterCapture::go_on) {
       fail(EINVAL, "{}: only one of exit and stop can be given", command.pid);
@@ -41,6 +41,12 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
   } else if (word.starts_with(kNameOption)) {
     if (!command.name.empty()) fail(EINVAL, "{}: name= is given twice", command.pid);
     command.name = image_name(std::to_string(command.pid), std::string_view(word).substr(kNameOption.size()));
+  } else if (word.starts_with(kAnswerOption)) {
+    const auto address = parse_u64(std::string_view(word).substr(kAnswerOption.size()));
+    if (!address || *address == 0 || *address % sizeof(int64_t) != 0 || command.answer_at != 0) {
+      fail(EINVAL, "{}: '{}' is not an address, or a second one", command.pid, shown(word));
+    }
+    command.answer_at = *address;
   } else if (std::ranges::find(kUnsupportedFlags, word) != kUnsupportedFlags.end()) {
     fail(EOPNOTSUPP, "{}: the option {} is not supported", command.pid, word);
   } else {

@@ -11,11 +11,14 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
+#include "engine/answer.h"
 #include "engine/engine.h"
 
 namespace ckpt {
@@ -24,6 +27,8 @@ struct CheckpointCommand {
   pid_t pid = 0;
   AfterCapture after = AfterCapture::go_on;
   std::string name;   ///< label; empty for the pid
+  uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
+  std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
 };
 
 struct RestoreCommand {

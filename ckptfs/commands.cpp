@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "libckpt/ckpt.h"
 
 namespace ckpt {
 
@@ -15,6 +16,27 @@ double milliseconds(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
 void check_may_keep_store(const Caller& caller, const char* verb) {
   if (caller.uid != 0 && caller.uid != ::geteuid()) {
     fail(EPERM, "{}: only root and the user who mounted this filesystem may do that", verb);
+  }
+}
+
+/// What ckpt_checkpoint returns.
+int flags_of(AfterCapture after) {
+  switch (after) {
+    case AfterCapture::exit: return CKPT_EXIT;
+    case AfterCapture::stop: return CKPT_STOP;
+    case AfterCapture::go_on: break;
+  }
+  return 0;
+}
+
+/// Of the exception that is being handled.
+int errno_of_current() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error.err();
+  } catch (...) {
+    return EIO;
   }
 }
 
@@ -40,15 +62,21 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   CheckpointOptions options;
   options.after = command.after;
   options.name = command.name;
+  options.answer_at = command.answer_at;
   options.cancel = cancel;
+  const auto answer = [&command](int64_t value) {
+    if (command.answer) command.answer->give(value);
+  };
   try {
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
+    answer(flags_of(command.after));
     catalog_.changed();
     ++counters_.checkpoints;
     return fmt::format("{}: checkpointed as {} in {:.1f} ms (stopped {:.1f} ms)", command.pid, result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));
   } catch (...) {
     ++counters_.failed_checkpoints;
+    answer(-errno_of_current());
     throw;
   }
 }

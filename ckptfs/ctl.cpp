@@ -77,7 +77,7 @@ class CtlHandle : public Handle {
       const pid_t writer = request.process();
       const std::string_view text(reinterpret_cast<const char*>(data.data()), data.size());
       for (const std::string_view line : split_commands(text)) {
-        Line parsed = parse(line);
+        Line parsed = parse(line, request);
         (stops_writer(parsed, writer) ? after : before).push_back(std::move(parsed));
       }
     } catch (const Error& error) {
@@ -93,9 +93,15 @@ class CtlHandle : public Handle {
   }
 
  private:
-  static Line parse(std::string_view line) {
+  static Line parse(std::string_view line, const Request& request) {
     try {
-      return parse_command(line);
+      Command command = parse_command(line);
+      if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && checkpoint->answer_at != 0) {
+        // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
+        if (checkpoint->pid != request.process()) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
+        checkpoint->answer = std::make_shared<AnswerSlot>(request.caller(), checkpoint->pid, checkpoint->answer_at);
+      }
+      return command;
     } catch (const Error& error) {
       return error;
     }

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "engine/answer.h"
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/engine.h"
@@ -164,6 +165,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   memory_.fix(process.maps());
   refuse_mappings(pid_, memory_.vmas());
   capture_proc_files(process);
+  if (options_.answer_at != 0) capture_answer(*image_, "", options_.answer_at);
 
   CaptureContext ctx;
   ctx.pid = pid_;

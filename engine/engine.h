@@ -34,6 +34,8 @@ enum class AfterCapture { go_on, exit, stop };
 struct CheckpointOptions {
   AfterCapture after = AfterCapture::go_on;
   std::string name;            ///< label of the image; empty for the pid
+  /// Address of the word by which the process itself hears of it (engine/answer.h), 0 for none.
+  uint64_t answer_at = 0;
   const CancelFlag* cancel = nullptr;
 };
 

@@ -18,6 +18,7 @@
 #include <map>
 #include <thread>
 
+#include "engine/answer.h"
 #include "engine/base/error.h"
 #include "engine/image/manifest.h"
 #include "engine/kinds/credentials.h"
@@ -30,6 +31,7 @@
 #include "engine/process/as_caller.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/stub.h"
+#include "libckpt/ckpt.h"
 
 namespace ckpt {
 
@@ -231,6 +233,7 @@ pid_t Resume::run() {
   std::vector<Remote*> threads;
   for (const auto& thread : stub.threads()) threads.push_back(thread.get());
   restore_rooms(ctx_, threads);
+  restore_answer(image_, ctx_.prefix, stub.leader(), options_.stopped ? CKPT_STOP : 0);
   let_go(stub);
   return ctx_.pid;
 }

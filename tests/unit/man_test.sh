@@ -38,10 +38,21 @@ while read -r word; do
   grep -qw -- "$word" <<<"$page" || complain "ckpt-ctl.5 lacks $word"
 done < <(grep -oE '== "[a-z]+"' "$source/ckptfs/command.cpp" | grep -oE '[a-z]+' | sort -u)
 
+page=$(plain ckpt_checkpoint.2)
+while read -r flag; do
+  grep -qw -- "$flag" <<<"$page" || complain "ckpt_checkpoint.2 lacks $flag"
+done < <(grep -oE '#define (CKPT_[A-Z_]+|SIG[A-Z]+) +[0-9]' "$source/libckpt/ckpt.h" | cut -d' ' -f2)
+# The program of the manual and of README is the one that a test runs.
+for file in man/ckpt_checkpoint.2 README.md; do
+  diff <(sed -n '/^#include <ckpt.h>/,$p' "$source/libckpt/example/sigckpt.c") \
+    <(sed -n '/^#include <ckpt.h>/,$p' "$source/$file" | sed 's/\\e/\\/g' | awk '/^int main/ { main = 1 } { print } main && /^}$/ { exit }') \
+    >/dev/null || complain "$file does not show libckpt/example/sigckpt.c"
+done
+
 page=$(plain ckpt-image.5)
 while read -r field; do
   grep -qE "(^|[^a-z_])$field([^a-z_]|\$)" <<<"$page" || complain "ckpt-image.5 lacks the field $field"
-done < <(grep -rhoE '\b(out|record|r)\.add(_hex)?\("[a-z_]+"' "$source/engine/kinds" "$source/engine/memory" |
+done < <(grep -rhoE '\b(out|record|r)\.add(_hex)?\("[a-z_]+"' "$source/engine/answer.cpp" "$source/engine/kinds" "$source/engine/memory" |
   grep -oE '"[a-z_]+"' | tr -d '"' | sort -u)
 while read -r field; do
   grep -qw -- "$field" <<<"$page" || complain "ckpt-image.5 lacks the manifest's $field"
