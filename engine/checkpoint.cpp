@@ -111,6 +111,7 @@ class Capture {
   std::unique_ptr<Snapshot> snapshot_;
   std::map<std::string, std::string> objects_;
   std::vector<std::function<void()>> later_;
+  uint64_t later_bytes_ = 0;
   uint64_t time_ns_ = 0;
 };
 
@@ -172,6 +173,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.leader = &process.leader();
   ctx.objects = &objects_;
   ctx.later = &later_;
+  ctx.later_bytes = &later_bytes_;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
   refuse_descriptors(pid_, fds);  // it may have opened something since
   capture_descriptors(ctx, fds);

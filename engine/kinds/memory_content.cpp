@@ -72,17 +72,24 @@ void put_held(ImageSink& image, const HeldRun& held, const std::string& dir) {
   }
 }
 
-void hold_runs(const CaptureContext& ctx, int file, const std::vector<Run>& runs, const std::string& dir,
-               const std::string& where) {
+/// As many of the runs as the budget takes, from the first on, are read now and stored later. Returns how many.
+size_t hold_runs(const CaptureContext& ctx, int file, const std::vector<Run>& runs, const std::string& dir,
+                 const std::string& where) {
+  if (ctx.later_bytes == nullptr) return 0;
   auto held = std::make_shared<std::vector<HeldRun>>();
   for (const Run& run : runs) {
-    held->push_back({run, std::vector<std::byte>(run.end - run.start)});
+    const uint64_t size = run.end - run.start;
+    if (size > kLaterBudget - std::min(kLaterBudget, *ctx.later_bytes)) break;
+    held->push_back({run, std::vector<std::byte>(size)});
     pread_all(file, held->back().content, run.start, where);
+    *ctx.later_bytes += size;
   }
+  const size_t count = held->size();
   ctx.later->push_back([held, dir, image = ctx.image] {
     for (const HeldRun& run : *held) put_held(*image, run, dir);
     held->clear();
   });
+  return count;
 }
 
 Run parse_run(std::string_view name, uint64_t file_size, const std::string& where) {
@@ -102,23 +109,15 @@ Run parse_run(std::string_view name, uint64_t file_size, const std::string& wher
 void capture_content(const CaptureContext& ctx, UniqueFd file, uint64_t size, bool constant, const std::string& dir,
                      const std::string& where) {
   const std::vector<Run> runs = find_runs(file.get(), size, where);
-  uint64_t bytes = 0;
-  for (const Run& run : runs) bytes += run.end - run.start;
-  if (bytes == 0) return;
-  const auto copy = [&] {
-    for (const Run& run : runs) copy_run(*ctx.image, file.get(), run, dir, where);
-  };
-  if (ctx.later == nullptr) return copy();
-  if (constant) {
+  if (runs.empty()) return;
+  if (constant && ctx.later != nullptr) {
     ctx.later->push_back([shared = std::make_shared<UniqueFd>(std::move(file)), runs, dir, where, image = ctx.image] {
       for (const Run& run : runs) copy_run(*image, shared->get(), run, dir, where);
     });
-  } else if (ctx.later_bytes != nullptr && bytes <= kLaterBudget && *ctx.later_bytes <= kLaterBudget - bytes) {
-    *ctx.later_bytes += bytes;
-    hold_runs(ctx, file.get(), runs, dir, where);
-  } else {
-    copy();
+    return;
   }
+  const size_t held = ctx.later != nullptr ? hold_runs(ctx, file.get(), runs, dir, where) : 0;
+  for (size_t i = held; i < runs.size(); ++i) copy_run(*ctx.image, file.get(), runs[i], dir, where);
 }
 
 void restore_content(const RestoreContext& ctx, int file, uint64_t size, const std::string& dir) {

@@ -53,6 +53,24 @@ TEST_F(DescriptorTest, ASemaphoreIsToldFromACounterWithoutFdinfo) {
   }
 }
 
+TEST_F(DescriptorTest, AnotherHolderOfAnEventfdIsFound) {
+  const int fd = eventfd(0, EFD_CLOEXEC);
+  const std::string text = fdinfo(fd);
+  const size_t at = text.find("eventfd-id: ") + 12;
+  const std::string id = text.substr(at, text.find('\n', at) - at);
+  EXPECT_EQ(running_holder(getpid(), id), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    pause();
+    _exit(0);
+  }
+  EXPECT_EQ(running_holder(getpid(), id), child);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_EQ(running_holder(getpid(), id), 0);
+  close(fd);
+}
+
 TEST_F(DescriptorTest, UnixSocketsOnTheirOwnComeBack) {
   const int fresh = socket(AF_UNIX, SOCK_DGRAM, 0);
   int pair[2];

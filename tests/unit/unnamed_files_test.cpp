@@ -63,6 +63,30 @@ TEST_F(DescriptorTest, AnUnsealedMemfdIsHeldInMemoryOrCopiedInTheStop) {
   close(fd);
 }
 
+TEST_F(DescriptorTest, WhatIsBeyondTheBudgetIsCopiedInTheStop) {
+  const int fd = memfd_create("x", 0);
+  const std::string small(8192, 'a'), other(8192, 'c');
+  ASSERT_EQ(ftruncate(fd, 1 << 20), 0);
+  pwrite(fd, small.data(), small.size(), 0);
+  pwrite(fd, other.data(), other.size(), 65536);
+  uint64_t held = (64 << 20) - 12288;
+  CaptureContext ctx = capture_context();
+  ctx.later_bytes = &held;
+  capture_memory_object(ctx, fd, "/memfd:x (deleted)");
+  EXPECT_EQ(held, (64u << 20) - 4096u) << "there was room for the first run alone";
+  pwrite(fd, "bbbb", 4, 0);
+  pwrite(fd, "bbbb", 4, 65536);
+  for (const auto& work : later_) work();
+  restored_objects_.clear();
+  struct stat st = {};
+  fstat(fd, &st);
+  const int back = restore_memory_object(restore_context(),
+                                         memory_object_name(major(st.st_dev), minor(st.st_dev), st.st_ino));
+  EXPECT_EQ(content_of(back).substr(0, 8192), small);
+  EXPECT_EQ(content_of(back).substr(65536, 8192), other);
+  close(fd);
+}
+
 TEST_F(DescriptorTest, FutureWriteSealsComeLast) {
   const int fd = memfd_create("x", MFD_ALLOW_SEALING);
   ASSERT_EQ(ftruncate(fd, 4096), 0);
