@@ -208,7 +208,9 @@ void StagedImage::detach(Ino ino) {
   if (!S_ISDIR(it.mode)) {
     const std::string path = path_locked(it);
     if ((it.content || S_ISLNK(it.mode)) && state_ != State::over) builder_->remove(path);
-    unsettle(path);
+    completion_.unsettle(path);
+    if (path == kManifestName) completion_.drop_manifest();
+    if (path == refused_) refused_.clear();  // the sentence stays until something new comes: rm -r has listed `error`
   }
   item(it.parent).children.erase(it.name);
   it.parent = 0;
