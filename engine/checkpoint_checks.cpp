@@ -40,7 +40,13 @@ void refuse_namespaces(pid_t pid, int proc_dir) {
     const std::string path = fmt::format("ns/{}", file);
     // A kernel without this kind has no such file.
     if (::faccessat(AT_FDCWD, ("/proc/self/" + path).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (read_link(proc_dir, path) != read_link(AT_FDCWD, "/proc/self/" + path)) {
+    std::string theirs;
+    try {
+      theirs = read_link(proc_dir, path);
+    } catch (const Error& error) {
+      fail(error.err(), "{}: {}", pid, error.sentence());
+    }
+    if (theirs != read_link(AT_FDCWD, "/proc/self/" + path)) {
       fail(EOPNOTSUPP, "{}: it is in another {} namespace; this is not supported yet", pid, name);
     }
   }
