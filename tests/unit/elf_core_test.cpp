@@ -107,7 +107,7 @@ TEST(ElfCore, AnXsaveAreaThatGdbDoesNotKnowEndsBeforeTheProtectionKeys) {
   set(464, 0x207);
   set(512, 0x202);
   const auto image = sample();
-  image->put("registers/90.xsave", area);
+  image->put("registers/100.xsave", area);
   area.resize(832);
   set(464, 0x7);
   set(512, 0x2);
