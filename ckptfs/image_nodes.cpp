@@ -144,6 +144,12 @@ std::vector<DirEntry> ImageNode::list(const Request&) {
   return result;
 }
 
+Work ImageNode::rename(const Request&, const std::string& name, Node& new_parent, const std::string&) {
+  // Into restore/: mv has made the directory there and asks for each file anew; for this error it copies.
+  if (dynamic_cast<ImageNode*>(&new_parent) == nullptr) fail(EXDEV, "{}: can only be copied from here", name);
+  read_only();
+}
+
 void ImageNode::remove_file(const Request&, const std::string& name) {
   const uint32_t index = child(name);
   if (tree_->item(index).is_directory()) fail(EISDIR, "{}: a directory", name);

@@ -82,7 +82,7 @@ class ImageNode : public Node {
   }
   void remove_file(const Request&, const std::string& name) override;
   void remove_directory(const Request&, const std::string& name) override;
-  Work rename(const Request&, const std::string&, Node&, const std::string&) override { read_only(); }
+  Work rename(const Request&, const std::string& name, Node& new_parent, const std::string& new_name) override;
 
  private:
   static constexpr double kForever = 86400;

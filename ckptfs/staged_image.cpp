@@ -199,7 +199,7 @@ Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const 
   parent.mtime = parent.ctime = child.mtime;
   items_.emplace(ino, std::move(child));
   took_part(request);
-  error_.reset();  // of the attempt before
+  if (refused_.empty()) error_.reset();  // of the attempt before
   return ino;
 }
 
@@ -210,6 +210,7 @@ void StagedImage::detach(Ino ino) {
     if ((it.content || S_ISLNK(it.mode)) && state_ != State::over) builder_->remove(path);
     completion_.unsettle(path);
     if (path == kManifestName) completion_.drop_manifest();
+    if (path == refused_) refused_.clear();  // the sentence stays until something new comes: rm -r has listed `error`
   }
   item(it.parent).children.erase(it.name);
   it.parent = 0;
@@ -298,6 +299,18 @@ void StagedImage::remove(Ino directory, const std::string& name, bool is_directo
   detach(found->second);
 }
 
+void StagedImage::unsettle(const std::string& path) {
+  completion_.unsettle(path);
+  if (path == kManifestName) completion_.drop_manifest();
+  if (path == refused_) forget_refusal();
+}
+
+void StagedImage::forget_refusal() {
+  if (refused_.empty()) return;
+  refused_.clear();
+  error_.reset();
+}
+
 void StagedImage::settle_below(Ino ino) {
   const Item& it = item(ino);
   for (const auto& [name, child] : it.children) settle_below(child);
@@ -332,8 +345,7 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
   item(ino).name = to;
   for (const auto& [at, old_path] : moved) {
     builder_->rename(old_path, path_locked(item(at)));
-    completion_.unsettle(old_path);
-    if (old_path == kManifestName) completion_.drop_manifest();
+    unsettle(old_path);
   }
   took_part(request);
   settle_below(ino);
@@ -347,9 +359,7 @@ void StagedImage::content_changed(Ino ino, uint64_t size) {
   it.settled = false;
   it.mtime = it.ctime = now();
   if (it.parent == 0) return;
-  const std::string path = path_locked(it);
-  completion_.unsettle(path);
-  if (path == kManifestName) completion_.drop_manifest();
+  unsettle(path_locked(it));
 }
 
 Work StagedImage::content_settled(const Request& request, Ino ino) {
@@ -383,10 +393,13 @@ Work StagedImage::settled(const Request& request, const std::string& path) {
     if (path == kManifestName) read_manifest();
     if (completion_.complete()) return begin_finish(request);
     if (const auto wrong = completion_.wrong_file()) fail(EINVAL, "{}: {}", path_, *wrong);
+    // Without a manifest nothing is known about the other files: what was said about the manifest stands.
+    if (completion_.has_manifest()) forget_refusal();
     return {};
   } catch (const Error& error) {
     // The close carries the errno; the sentence is recorded where this lock is not held.
     error_ = error.sentence();
+    refused_ = path;
     return {[this, self = shared_from_this(), request, error](const CancelFlag&) {
               owner_.refused(*this, request, error);
               throw error;

@@ -114,6 +114,8 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   void check_filling() const;
   void took_part(const Request&);
   void settle_below(Ino ino);
+  void unsettle(const std::string& path);
+  void forget_refusal();
   Work settled(const Request&, const std::string& path);
   void read_manifest();
   Work begin_finish(const Request&);
@@ -138,6 +140,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   Completion completion_;
   std::set<pid_t> participants_;
   std::optional<std::string> error_;
+  std::string refused_;   ///< the file at whose close error_ was found; empty where it is of an attempt before
   mutable std::chrono::steady_clock::time_point last_use_;
 };
 

@@ -70,9 +70,10 @@ class CaptureTurn {
 
 class Capture {
  public:
-  Capture(Store& store, pid_t pid, const CheckpointOptions& options)
+  Capture(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options)
       : store_(store),
         pid_(pid),
+        caller_(caller),
         options_(options),
         proc_dir_(open_proc(pid)),
         memory_(pid, proc_dir_.get()) {
@@ -96,6 +97,7 @@ class Capture {
   void prepare_snapshot();
   void capture_stopped(StoppedProcess& process);
   void capture_proc_files(const StoppedProcess& process);
+  void note_owner(const ProcStatus& status);
   void capture_memory_map();
   void read_pages();
   void release_snapshot();
@@ -103,10 +105,13 @@ class Capture {
 
   Store& store_;
   const pid_t pid_;
+  const Caller& caller_;
   const CheckpointOptions& options_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
   ProcStatus status_;  // before the stop
+  uid_t owner_uid_ = 0;
+  gid_t owner_gid_ = 0;
   MemoryTable memory_;
   std::unique_ptr<ImageBuilder> image_;
   std::unique_ptr<Snapshot> snapshot_;
@@ -117,6 +122,9 @@ class Capture {
 };
 
 void Capture::look_before_the_stop() {
+  // Again, for the process that pid_fd_ holds: the pid may have become another's while we waited for our turn.
+  check_may_checkpoint(caller_, pid_);
+  if (process_ended()) fail(ESRCH, "{}: the process has ended", pid_);
   status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
   refuse_process(pid_, proc_dir_.get(), status_);
   memory_.read();
@@ -152,8 +160,21 @@ void Capture::capture_proc_files(const StoppedProcess& process) {
   for (const char* name : {"cmdline", "environ", "auxv", "limits"})
     image_->put(name, read_file(proc_dir_.get(), name));
   for (const char* name : {"exe", "cwd", "root"}) image_->put_link(name, read_link(proc_dir_.get(), name));
-  image_->put("status",
-              untraced_status(read_file(proc_dir_.get(), "status"), status_.state, process.group_stopped()));
+  std::string status = read_file(proc_dir_.get(), "status");
+  note_owner(parse_status(status, pid_));
+  image_->put("status", untraced_status(std::move(status), status_.state, process.group_stopped()));
+}
+
+// Asked in the stop: before and after it the process may be another program with other rights. The image of a set-uid
+// program, or of one that has made itself unreadable, is root's: the files of such a process in /proc are root's too
+// (task_dump_owner() in fs/proc/base.c).
+void Capture::note_owner(const ProcStatus& status) {
+  struct stat st {};
+  const bool readable = ::fstatat(proc_dir_.get(), "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
+  const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
+                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2];
+  owner_uid_ = readable && plain ? status.uid[0] : 0;
+  owner_gid_ = readable && plain ? status.gid[0] : 0;
 }
 
 void Capture::capture_stopped(StoppedProcess& process) {
@@ -189,7 +210,14 @@ void Capture::capture_stopped(StoppedProcess& process) {
   process.finish_calls();
 }
 
-void Capture::read_pages() { capture_memory(*snapshot_, memory_.vmas(), *image_, "", options_.cancel); }
+void Capture::read_pages() {
+  try {
+    capture_memory(*snapshot_, memory_.vmas(), *image_, "", options_.cancel);
+  } catch (const Error& error) {
+    if (error.err() == EINTR) check_cancel();  // says of which process
+    throw;
+  }
+}
 
 void Capture::capture_memory_map() {
   memory_.complete();
@@ -213,7 +241,7 @@ void Capture::release_snapshot() {
   }
 }
 
-ManifestHeader make_header(pid_t pid, const ProcStatus& status, int proc_dir) {
+ManifestHeader make_header(pid_t pid, const ProcStatus& status) {
   utsname uts{};
   ::uname(&uts);
   ManifestHeader header;
@@ -225,22 +253,14 @@ ManifestHeader make_header(pid_t pid, const ProcStatus& status, int proc_dir) {
   header.pid = pid;
   header.pids = {pid};
   header.command = status.name;
-  // The image of a set-uid program, or of one that has made itself unreadable, is root's: the files of such a
-  // process in /proc are root's too (task_dump_owner() in fs/proc/base.c).
-  struct stat st {};
-  const bool readable = ::fstatat(proc_dir, "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
-  const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
-                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2];
-  if (readable && plain) {
-    header.uid = status.uid[0];
-    header.gid = status.gid[0];
-  }
   return header;
 }
 
 CheckpointResult Capture::commit(StoppedProcess& process) {
   check_cancel();
-  ManifestHeader header = make_header(pid_, status_, proc_dir_.get());
+  ManifestHeader header = make_header(pid_, status_);
+  header.uid = owner_uid_;
+  header.gid = owner_gid_;
   header.time_ns = time_ns_;
   header.stop_ns = process.stop_ns();
   image_->write_manifest(header);
@@ -286,10 +306,10 @@ CheckpointResult Capture::run(std::string_view without) {
   return result;
 }
 
-CheckpointResult capture_with_retries(Store& store, pid_t pid, const CheckpointOptions& options) {
+CheckpointResult capture_with_retries(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options) {
   std::string without;
   for (;;) {
-    Capture capture(store, pid, options);
+    Capture capture(store, pid, caller, options);
     try {
       return capture.run(without);
     } catch (const SnapshotLost&) {
@@ -324,7 +344,7 @@ CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const
   // A tracer is a thread: when it ends, whatever it still traces goes on.
   std::thread tracer([&] {
     try {
-      result = capture_with_retries(store, pid, options);
+      result = capture_with_retries(store, pid, caller, options);
     } catch (...) {
       error = std::current_exception();
     }

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "engine/base/error.h"
+#include "engine/base/record.h"
 
 namespace ckpt {
 namespace {
@@ -39,7 +40,13 @@ void refuse_namespaces(pid_t pid, int proc_dir) {
     const std::string path = fmt::format("ns/{}", file);
     // A kernel without this kind has no such file.
     if (::faccessat(AT_FDCWD, ("/proc/self/" + path).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (read_link(proc_dir, path) != read_link(AT_FDCWD, "/proc/self/" + path)) {
+    std::string theirs;
+    try {
+      theirs = read_link(proc_dir, path);
+    } catch (const Error& error) {
+      fail(error.err(), "{}: {}", pid, error.sentence());
+    }
+    if (theirs != read_link(AT_FDCWD, "/proc/self/" + path)) {
       fail(EOPNOTSUPP, "{}: it is in another {} namespace; this is not supported yet", pid, name);
     }
   }
@@ -78,6 +85,29 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
   refuse_children(pid, proc_dir);
 }
 
+namespace {
+
+/// Words of VmFlags (show_smap_vma_flags() in fs/proc/task_mmu.c) that are refused above, kept in the image, or say
+/// nothing that must be kept.
+constexpr std::string_view kKnownFlags =
+    " rd wr ex sh mr mw me ms gd"   // of mmap(2) itself
+    " lo lf nr"                     // locked, MAP_NORESERVE
+    " sr rr dc dd wf hg nh mg gu"   // madvise(2)
+    " dp"                           // MAP_DROPPABLE
+    " io pf um uw ui ss sl ht"      // refused
+    " ac de sd sf mm nl ar bt "     // the kernel's own notes
+    ;
+
+void refuse_unknown_flags(pid_t pid, const Vma& vma) {
+  for (const std::string& word : split_words(vma.vm_flags)) {
+    if (kKnownFlags.find(" " + word + " ") != std::string_view::npos) continue;
+    fail(EOPNOTSUPP, "{}: {}: has the flag '{}' (VmFlags in smaps), which this version does not know", pid, vma.name(),
+         escape(word));
+  }
+}
+
+}  // namespace
+
 void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
   for (const Vma& vma : vmas) {
     if (vma.special()) continue;
@@ -91,6 +121,7 @@ void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
     if (vma.has_flag("ss")) refuse("a shadow stack cannot be checkpointed");
     if (vma.has_flag("sl")) refuse("a sealed mapping (mseal) cannot be checkpointed");
     if (vma.has_flag("ht")) refuse("huge pages of hugetlbfs cannot be checkpointed");
+    refuse_unknown_flags(pid, vma);
     // "anon_inode:[perf_event]", "socket:[123]": a file that has no path.
     if (vma.inode != 0 && !vma.path.starts_with('/')) refuse("a mapping of this kind cannot be checkpointed");
   }

@@ -44,6 +44,7 @@ void MemoryTable::take_flags(const std::vector<Vma>& from) {
     for (auto old = it; !known_[i] && old != from.end() && old->start < vma.end; ++old) {
       if (!same_mapping(vma, *old)) continue;
       vma.vm_flags = without_our_marks(old->vm_flags);
+      vma.protection_key = old->protection_key;
       known_[i] = true;
     }
   }
@@ -68,6 +69,7 @@ std::string MemoryTable::smaps() const {
     const size_t end = std::min(lines.find('\n'), lines.size() - 1);
     text += lines.substr(0, end + 1);
     lines.remove_prefix(end + 1);
+    if (vma.protection_key != 0) text += fmt::format("ProtectionKey: {}\n", vma.protection_key);
     if (!vma.vm_flags.empty()) text += "VmFlags: " + vma.vm_flags + "\n";
   }
   return text;

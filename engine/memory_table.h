@@ -25,7 +25,7 @@ class MemoryTable {
 
   const std::vector<Vma>& vmas() const { return vmas_; }
   const std::string& maps() const { return maps_; }
-  /// As smaps, but of each mapping only its line of maps and its VmFlags.
+  /// As smaps, but of each mapping only its line of maps, its ProtectionKey and its VmFlags.
   std::string smaps() const;
 
  private:

@@ -123,6 +123,26 @@ std::vector<int> thread_ids(const ImageSource& image, const std::string& prefix,
   return tids;
 }
 
+/// The area as gdb can read it. Before version 14 it knows one layout, Intel's with AVX-512, and takes nothing at all of an
+/// area that keeps the protection keys closer (AMD's, 2440 bytes): what lies before them is the same on all, so they go.
+std::string debugger_xsave(std::string xsave) {
+  constexpr size_t kXcr0 = 464;         // in the bytes that the kernel leaves to software (struct xregs_state)
+  constexpr size_t kStateBv = 512;
+  constexpr size_t kAvxEnd = 832, kIntelPkruEnd = 2696;
+  constexpr uint64_t kAvx512 = 0xe0, kPkru = 0x200;
+  if (xsave.size() < kAvxEnd || xsave.size() >= kIntelPkruEnd) return xsave;
+  uint64_t features = 0;
+  std::memcpy(&features, &xsave[kXcr0], sizeof features);
+  if ((features & kPkru) == 0 || (features & kAvx512) != 0) return xsave;
+  xsave.resize(kAvxEnd);
+  for (const size_t at : {kXcr0, kStateBv}) {
+    std::memcpy(&features, &xsave[at], sizeof features);
+    features &= ~kPkru;
+    std::memcpy(&xsave[at], &features, sizeof features);
+  }
+  return xsave;
+}
+
 void add_thread_notes(std::string& notes, const ImageSource& image, const std::string& prefix, int tid,
                       std::string_view status, bool first) {
   const std::string path = prefix + "registers/" + std::to_string(tid);
@@ -164,7 +184,7 @@ void add_thread_notes(std::string& notes, const ImageSource& image, const std::s
   add_note(notes, "CORE", NT_SIGINFO, std::string_view(siginfo.data(), siginfo.size()));
   if (xsave.size() >= kFxsaveSize) {
     add_note(notes, "CORE", NT_FPREGSET, std::string_view(xsave).substr(0, kFxsaveSize));
-    add_note(notes, "LINUX", NT_X86_XSTATE, xsave);
+    add_note(notes, "LINUX", NT_X86_XSTATE, debugger_xsave(xsave));
   }
 }
 

@@ -6,12 +6,14 @@
 #include <charconv>
 
 #include "engine/base/error.h"
+#include "engine/base/record.h"
 
 namespace ckpt {
 namespace {
 
 // vm.max_map_count may be raised far above its default of 65530; a table beyond this is no process's.
 constexpr size_t kMaxVmas = 1 << 22;
+constexpr uint64_t kMaxProtectionKey = 15;
 
 /// Cursor over one line of a maps table. Every take function fails by returning false and leaves the rest undefined.
 class LineParser {
@@ -137,6 +139,13 @@ std::vector<Vma> parse_maps(std::string_view text, const std::string& where) {
     if (line.empty()) continue;
     if (is_smaps_field(line)) {
       if (vmas.empty()) fail(EINVAL, "{}: a field stands before the first mapping", where);
+      if (constexpr std::string_view key = "ProtectionKey:"; line.starts_with(key)) {
+        const std::string number(line.substr(std::min(line.find_first_not_of(' ', key.size()), line.size())));
+        const auto value = parse_u64(number);
+        if (!value || *value > kMaxProtectionKey) fail(EINVAL, "{}: '{}' is no protection key", where, escape(number));
+        vmas.back().protection_key = static_cast<uint32_t>(*value);
+        continue;
+      }
       constexpr std::string_view flags = "VmFlags:";
       if (!line.starts_with(flags)) continue;
       std::string_view words = line.substr(flags.size());

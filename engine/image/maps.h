@@ -25,6 +25,7 @@ struct Vma {
   std::string path;              ///< as in /proc/PID/maps: a path, "[heap]", "" ... (newlines stay \012)
   std::string vm_flags;          ///< two-letter words of smaps' VmFlags, "" where not read
   uint64_t size() const { return end - start; }
+  uint32_t protection_key = 0;   ///< of smaps (pkeys(7)), 0 where not read
   bool has_flag(std::string_view two_letters) const;
   bool anonymous() const { return inode == 0 && !shared; }
   bool special() const;          ///< [vdso], [vvar], [vvar_vclock], [vsyscall]: the kernel's own, never saved

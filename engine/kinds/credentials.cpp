@@ -125,6 +125,18 @@ void set_capabilities(Remote& thread, const Credentials& want) {
   thread.call("capset", SYS_capset, at.addr, at.addr + sizeof caps.header);
 }
 
+/// A caller who has given up rights for good must not get them back with a process that we make for him.
+void check_confinement(const Caller& caller, const Credentials& want, const std::string& where) {
+  if (caller.pid == 0) fail(EPERM, "{}: what the caller may do cannot be seen: it has ended, or hides in a pid namespace", where);
+  const std::string status = read_file(fmt::format("/proc/{}/status", caller.pid));
+  if (!want.no_new_privs && status_field(status, "NoNewPrivs") == "1") {
+    fail(EPERM, "{}: the caller runs under no_new_privs, and the image does not", where);
+  }
+  if ((want.bounding & ~parse_u64("0x" + status_field(status, "CapBnd")).value_or(0)) != 0) {
+    fail(EPERM, "{}: its capability bounding set is above the caller's", where);
+  }
+}
+
 }  // namespace
 
 void capture_credentials(const CaptureContext&, Remote& thread, Record& out) {
@@ -186,6 +198,7 @@ void check_may_resume(const Caller& caller, const Record& thread) {
   if ((c.inheritable | c.permitted | c.effective | c.ambient) != 0) {
     fail(EPERM, "{}: it has capabilities, which only root may resume", thread.where());
   }
+  check_confinement(caller, c, thread.where());
 }
 
 }  // namespace ckpt

@@ -58,7 +58,8 @@ void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out
   if (const int policy = memory_failure_policy(ctx, thread); policy != PR_MCE_KILL_DEFAULT) {
     out.add("memory_failure", int64_t{policy});
   }
-  out.add("timer_slack_ns", first_line(read_file(fmt::format("/proc/{}/timerslack_ns", tid))));
+  // Not from /proc/TID/timerslack_ns, which wants CAP_SYS_NICE of whoever reads another's.
+  out.add("timer_slack_ns", static_cast<uint64_t>(thread.call("prctl(PR_GET_TIMERSLACK)", SYS_prctl, PR_GET_TIMERSLACK)));
 }
 
 void restore_thread_state(const RestoreContext&, Remote& thread, const Record& record) {

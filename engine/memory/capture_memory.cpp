@@ -84,6 +84,9 @@ CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, 
   CapturedMemory result;
   std::vector<Range> ranges;
   for (const Vma& vma : vmas) {
+    // MAP_DROPPABLE: the kernel may drop it at any time. It holds the state of random numbers (getrandom in the
+    // vDSO), which must not come a second time.
+    if (vma.has_flag("dp")) continue;
     for (const Range& range : snapshot.touched(vma)) {
       ranges.push_back(range);
       result.bytes += range.size();

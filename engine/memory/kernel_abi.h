@@ -36,13 +36,15 @@ inline constexpr uint64_t kPageIsPresent = 1 << 3;
 inline constexpr uint64_t kPageIsSwapped = 1 << 4;
 inline constexpr uint64_t kPageIsPfnZero = 1 << 5;
 inline constexpr uint64_t kPageIsHuge = 1 << 6;
+inline constexpr uint64_t kPageIsGuard = 1 << 8;   ///< Linux 6.16
 
 // ---- entries of /proc/PID/pagemap ----
 
 inline constexpr uint64_t kPmPresent = uint64_t{1} << 63;
 inline constexpr uint64_t kPmSwap = uint64_t{1} << 62;
 inline constexpr uint64_t kPmFile = uint64_t{1} << 61;
-inline constexpr uint64_t kPmGuard = uint64_t{1} << 58;
+inline constexpr uint64_t kPmGuard = uint64_t{1} << 58;   ///< Linux 6.15
+inline constexpr uint64_t kPmUffdWp = uint64_t{1} << 57;
 /// Of a swap entry bits 0-4 are the type; the highest type is that of PTE markers (include/linux/swap.h). Shown only
 /// to CAP_SYS_ADMIN, else 0.
 inline constexpr uint64_t kPmSwapTypeMask = 31;
@@ -51,6 +53,15 @@ inline constexpr uint64_t kPmSwapTypeMarker = 31;
 // ---- userfaultfd features beyond Linux 6.1 ----
 
 inline constexpr uint64_t kUffdFeatureWpUnpopulated = 1 << 13;   ///< Linux 6.4
+
+// ---- madvise(2): guard regions, Linux 6.13 ----
+
+inline constexpr int kMadvGuardInstall = 102;
+
+// ---- prctl(2): KSM for everything, Linux 6.4 ----
+
+inline constexpr int kPrSetMemoryMerge = 67;
+inline constexpr int kPrGetMemoryMerge = 68;
 
 // ---- prctl(2): names of anonymous mappings, Linux 5.17 ----
 

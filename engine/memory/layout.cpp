@@ -60,6 +60,7 @@ void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
   const Layout::MmFields fields = read_fields(ctx);
   for (const MmField& f : kFields) out.add_hex(f.name, fields.*f.member);
   capture_vdso(ctx, vmas, out);
+  capture_memory_marks(ctx, vmas, out);
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_THP_DISABLE); v > 0) out.add("thp_disable", int64_t{v});
   if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_MDWE); v > 0) out.add("mdwe", int64_t{v});
   ctx.image->put(ctx.prefix + "mm", out.text());
@@ -78,7 +79,9 @@ void take_flags(std::vector<Vma>& now, const std::vector<Vma>& smaps) {
   auto it = smaps.begin();
   for (Vma& vma : now) {
     while (it != smaps.end() && it->start < vma.start) ++it;
-    if (it != smaps.end() && it->start == vma.start && it->end == vma.end) vma.vm_flags = it->vm_flags;
+    if (it == smaps.end() || it->start != vma.start || it->end != vma.end) continue;
+    vma.vm_flags = it->vm_flags;
+    vma.protection_key = it->protection_key;
   }
 }
 
@@ -143,6 +146,7 @@ Layout parse_layout(const RestoreContext& ctx) {
     take_flags(layout.vmas, parse_maps(ctx.image->read(smaps), layout.where + ": " + smaps));
   }
   layout.vdso = parse_vdso(ctx, layout.vmas, mm);
+  layout.marks = parse_memory_marks(mm);
   layout.thp_disable = mm.get_u64_or("thp_disable", 0);
   layout.mdwe = mm.get_u64_or("mdwe", 0);
   layout.auxv = ctx.image->read(ctx.prefix + "auxv", kMaxAuxv);

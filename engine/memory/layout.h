@@ -5,6 +5,7 @@
 //   mm         start_code, end_code, start_data, end_data, start_brk, brk, start_stack,
 //              arg_start, arg_end, env_start, env_end       addresses, hex (proc(5), /proc/PID/stat; brk by brk(2))
 //              vdso DIGEST               see vdso.h
+//              guard, pkeys, lock_future, merge_any     see memory_marks.h
 //              thp_disable N             prctl(PR_GET_THP_DISABLE)
 //              mdwe N                    prctl(PR_GET_MDWE), absent before Linux 6.3
 //   files      the mapped files (mapped_files.h)
@@ -19,6 +20,7 @@
 #include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/mapped_files.h"
+#include "engine/memory/memory_marks.h"
 #include "engine/memory/vdso.h"
 #include "engine/process/stub.h"
 
@@ -43,6 +45,7 @@ struct Layout {
   std::string auxv;              ///< raw
   std::string exe;               ///< path as the link says
   SavedVdso vdso;
+  MemoryMarks marks;
   uint64_t thp_disable = 0;
   uint64_t mdwe = 0;
 };

@@ -170,24 +170,28 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   } else {
     leader.syscall(SYS_prctl, PR_SET_THP_DISABLE, 0);
   }
+  begin_memory_marks(leader, layout.marks, layout.vmas);
   const std::map<int, int> remote = give_files(stub, layout, files);
   for (const Vma& vma : layout.vmas) {
     if (!vma.special()) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
   }
+  apply_protection_keys(leader, layout.marks, layout.vmas);
   vdso.finish();
   for (const auto& [local, number] : remote) leader.call("close", SYS_close, static_cast<uint64_t>(number));
 }
 
 void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   Remote& leader = stub.leader();
+  install_guards(leader, layout.marks);
   for (const Vma& vma : layout.vmas) {
     if (!vma.has_flag("lo") || vma.special()) continue;
     // "lf" has its name since Linux 6.5 only (show_smap_vma_flags() in fs/proc/task_mmu.c); before, of all flags that a
     // locked mapping can have, this one alone is shown as "??".
     const uint64_t on_fault = vma.has_flag("lf") || vma.has_flag("??") ? MLOCK_ONFAULT : 0;
     const long r = leader.syscall(SYS_mlock2, vma.start, vma.size(), on_fault);
-    // Memory that may not be read is locked, but cannot be brought in: ENOMEM says so (mm/mlock.c).
-    if (r < 0 && !(r == -ENOMEM && (vma.prot & PROT_READ) == 0)) {
+    // Memory that may not be read, or is guarded, is locked, but cannot be brought in: ENOMEM says so (mm/mlock.c).
+    const bool unreadable = (vma.prot & PROT_READ) == 0 || layout.marks.guarded(vma);
+    if (r < 0 && !(r == -ENOMEM && unreadable)) {
       fail(static_cast<int>(-r), "{}: {}: mlock: {}", stub.pid(), vma.name(), errno_text(static_cast<int>(-r)));
     }
   }
@@ -221,8 +225,8 @@ void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
 }
 
 void restrict_layout(Stub& stub, const Layout& layout) {
-  if (layout.mdwe == 0) return;
-  stub.leader().call("prctl(PR_SET_MDWE)", SYS_prctl, PR_SET_MDWE, layout.mdwe);
+  lock_future_memory(stub.leader(), layout.marks);
+  if (layout.mdwe != 0) stub.leader().call("prctl(PR_SET_MDWE)", SYS_prctl, PR_SET_MDWE, layout.mdwe);
 }
 
 }  // namespace ckpt

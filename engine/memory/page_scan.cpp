@@ -62,6 +62,48 @@ std::vector<Range> PageScanner::content(Range part) const {
   return out;
 }
 
+std::vector<Range> PageScanner::guards(Range part) const {
+  std::vector<Range> out;
+  if (kernel_can_scan() && scan_guards(part, out)) return out;
+  out.clear();
+  each_entry(part, [&](uint64_t address, uint64_t entry) {
+    // Linux 6.13 and 6.14 have no bit for it: a marker that is not one of write-protection.
+    const bool marker = (entry & (abi::kPmSwap | abi::kPmPresent | abi::kPmUffdWp)) == abi::kPmSwap &&
+                        (entry & abi::kPmSwapTypeMask) == abi::kPmSwapTypeMarker;
+    if (!marker && (entry & abi::kPmGuard) == 0) return;
+    if (!out.empty() && out.back().end == address) {
+      out.back().end += kPageSize;
+    } else {
+      out.push_back({address, address + kPageSize});
+    }
+  });
+  return out;
+}
+
+/// False where the kernel does not know guard regions as a category (before Linux 6.16).
+bool PageScanner::scan_guards(Range part, std::vector<Range>& out) const {
+  std::array<abi::PageRegion, 64> regions;
+  abi::PmScanArg arg;
+  arg.end = part.end;
+  arg.vec = reinterpret_cast<uint64_t>(regions.data());
+  arg.vec_len = regions.size();
+  arg.category_mask = arg.return_mask = abi::kPageIsGuard;
+  for (uint64_t at = part.start; at < part.end; at = arg.walk_end) {
+    arg.start = at;
+    const int count = ::ioctl(pagemap_.get(), abi::kPagemapScan, &arg);
+    if (count < 0) return false;
+    for (const abi::PageRegion& region : std::span(regions.data(), static_cast<size_t>(count))) {
+      if (!out.empty() && out.back().end == region.start) {
+        out.back().end = region.end;
+      } else {
+        out.push_back({region.start, region.end});
+      }
+    }
+    if (arg.walk_end <= at) return false;
+  }
+  return true;
+}
+
 std::vector<PageScanner::Run> PageScanner::runs(Range part) const {
   std::vector<Run> out;
   if (!kernel_can_scan() || !scan_runs(part, out)) pagemap_runs(part, out);

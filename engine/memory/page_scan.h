@@ -32,6 +32,9 @@ class PageScanner {
   /// (write-protection of an absent page, a guard region) are no content.
   std::vector<Range> content(Range part) const;
 
+  /// The guard regions (MADV_GUARD_INSTALL, Linux 6.13) of any mapping, ascending.
+  std::vector<Range> guards(Range part) const;
+
   /// True where a page of `part` is part of a huge page that is mapped as one. False without PAGEMAP_SCAN.
   bool has_huge_page(Range part) const;
 
@@ -48,6 +51,7 @@ class PageScanner {
   void pagemap_runs(Range part, std::vector<Run>& out) const;
   /// Splits a run of swap entries into content and markers.
   void sort_out_markers(Range swapped, std::vector<Run>& out) const;
+  bool scan_guards(Range part, std::vector<Range>& out) const;
   void each_entry(Range part, const std::function<void(uint64_t address, uint64_t entry)>& visit) const;
 
   pid_t pid_;

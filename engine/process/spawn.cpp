@@ -97,6 +97,13 @@ std::string who_uses(pid_t pid) {
     const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
     const size_t at = status.find("Tgid:\t");
     const pid_t tgid = at == std::string::npos ? pid : atoi(status.c_str() + at + 6);
+    // Gone for all but its parent; nobody else can free the pid.
+    const size_t state = status.find("State:\tZ");
+    const size_t parent = status.find("PPid:\t");
+    if (state != std::string::npos && parent != std::string::npos) {
+      return fmt::format("by {} {}, a zombie that its parent {} has not waited for", tgid, comm,
+                         atoi(status.c_str() + parent + 6));
+    }
     return fmt::format("by {} {}", tgid, comm);
   } catch (const Error&) {
     return "as a process group or session";

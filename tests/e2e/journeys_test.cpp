@@ -118,6 +118,11 @@ TEST_F(Journeys, inside_the_mount) {
   program->kill_and_reap();
   shell("cp -r $mnt/images/$image $mnt/images/copy; mv $mnt/images/copy $mnt/images/moved; rm -r $mnt/images/$image;"
         "test -f $mnt/images/moved/manifest; cp -a $mnt/images/moved $mnt/restore/", image);
+  program->resumed();
+  ASSERT_TRUE(program->running());
+  // Moved into the drop box, it runs and is no longer stored.
+  program->kill_and_reap();
+  shell("mv $mnt/images/moved $mnt/restore/; ! test -e $mnt/images/moved", image);
   expect_ok(*program);
 }
 

@@ -260,6 +260,23 @@ TEST_F(MountTest, AnIncompleteDropTellsWhatIsMissing) {
   EXPECT_EQ(run({"rm", "-r", path("restore/x")}).status, 0);
 }
 
+TEST_F(MountTest, WhatWasSaidOfAManifestStaysUntilItIsMended) {
+  const std::string dir = path("restore/bad");
+  ASSERT_EQ(::mkdir(dir.c_str(), 0700), 0);
+  const std::string bad = scratch("bad");
+  ASSERT_EQ(run({"sh", "-c", "echo '{\"format\": 99}' > " + bad}).status, 0);
+  EXPECT_NE(run({"cp", bad, dir + "/manifest"}).status, 0);
+  const std::string sentence = read_file(dir + "/error");
+  EXPECT_NE(sentence.find("manifest"), std::string::npos) << sentence;
+  EXPECT_EQ(sentence.find("incomplete"), std::string::npos) << sentence;
+  // cp goes on with the other files after the one that failed.
+  ASSERT_EQ(run({"cp", image("fds/0"), dir + "/later"}).status, 0);
+  EXPECT_EQ(read_file(dir + "/error"), sentence);
+  ASSERT_EQ(run({"cp", image("manifest"), dir + "/manifest"}).status, 0);
+  EXPECT_NE(read_file(dir + "/error").find("incomplete"), std::string::npos);
+  EXPECT_EQ(run({"rm", "-r", dir}).status, 0);
+}
+
 TEST_F(MountTest, AFailedResumeLeavesItsReason) {
   // The image is of no process: its resume fails, whatever the engine finds first.
   const CommandResult result = run({"cp", "-a", image(), path("restore/")});

@@ -2,8 +2,11 @@
 // untouched.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <grp.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <thread>
 #include <vector>
@@ -66,6 +69,40 @@ class CheckpointTest : public testing::Test {
 
   MemoryStore store_;
 };
+
+/// With no capability at all: what a mount of a plain user must do with.
+TEST_F(CheckpointTest, APlainUserTakesTheCheckpointOfHisOwnProcess) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become somebody";
+  const auto become_nobody = [] {
+    constexpr uid_t kNobody = 65534;
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(kNobody, kNobody, kNobody) != 0 ||
+        ::setresuid(kNobody, kNobody, kNobody) != 0 || ::prctl(PR_SET_DUMPABLE, 1) != 0) {
+      ::_exit(1);
+    }
+  };
+  const pid_t target = ::fork();
+  if (target == 0) {
+    close_all();
+    become_nobody();
+    ::prctl(PR_SET_NAME, "ready");
+    for (;;) ::pause();
+  }
+  EXPECT_TRUE(eventually([&] { return read_status(target).name == "ready"; }));
+  const pid_t user = ::fork();
+  if (user == 0) {
+    become_nobody();
+    std::string sentence;
+    const int err = refused(target, &sentence);
+    if (err != 0) std::fprintf(stderr, "%s\n", sentence.c_str());
+    ::_exit(err == 0 && store_.stored.size() == 1 ? 0 : 1);
+  }
+  int status = -1;
+  EXPECT_EQ(::waitpid(user, &status, 0), user);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_status(target).tracer, 0);
+  ::kill(target, SIGKILL);
+  ::waitpid(target, &status, 0);
+}
 
 TEST_F(CheckpointTest, WritesAnImageAndTheProcessGoesOn) {
   Shared<Beat> beat;

@@ -101,6 +101,20 @@ TEST(ElfCore, ThreadsBeginWithTheMainThread) {
   EXPECT_EQ(notes(core, NT_AUXV).at(0), std::string(16, '\1'));
 }
 
+TEST(ElfCore, AnXsaveAreaThatGdbDoesNotKnowEndsBeforeTheProtectionKeys) {
+  std::string area(2440, '\1');
+  const auto set = [&area](size_t at, uint64_t value) { std::memcpy(&area[at], &value, sizeof value); };
+  set(464, 0x207);
+  set(512, 0x202);
+  const auto image = sample();
+  image->put("registers/100.xsave", area);
+  area.resize(832);
+  set(464, 0x7);
+  set(512, 0x2);
+  const ElfCore core(image);
+  EXPECT_EQ(notes(core, NT_X86_XSTATE).at(0), area);
+}
+
 TEST(ElfCore, NotesTellOfTheProcess) {
   const ElfCore core(sample());
   elf_prpsinfo info{};

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "engine/checkpoint_checks.h"
 #include "memory_helpers.h"
 
 namespace ckpt {
@@ -43,6 +44,20 @@ TEST(Maps, ParsesOwnSmaps) {
   EXPECT_TRUE(vmas[0].has_flag("rd"));
   EXPECT_FALSE(vmas[0].has_flag("zz"));
   for (const Vma& vma : vmas) EXPECT_FALSE(vma.vm_flags.empty()) << vma.name();
+}
+
+TEST(Maps, AFlagThatNobodyKnowsIsRefused) {
+  auto vmas = parse_maps("00400000-00402000 rw-p 00000000 00:00 0 \nProtectionKey:  3\nVmFlags: rd wr mr mw me ac \n", "smaps");
+  EXPECT_EQ(vmas[0].protection_key, 3u);
+  EXPECT_NO_THROW(refuse_mappings(1, vmas));
+  vmas[0].vm_flags += " zz";
+  try {
+    refuse_mappings(1, vmas);
+    FAIL() << "a flag 'zz' is taken";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EOPNOTSUPP);
+    EXPECT_NE(e.sentence().find("'zz'"), std::string::npos) << e.sentence();
+  }
 }
 
 TEST(Maps, RefusesWhatNoKernelWrites) {

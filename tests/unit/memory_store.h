@@ -55,9 +55,9 @@ class MemoryStore : public Store {
       info.name = name;
       info.header = header_;
       for (const ImageEntry& entry : image_->entries()) info.logical_bytes += entry.size;
-      auto stored = std::make_shared<Stored>(image_, info);
-      store_.stored[name] = stored;
-      return stored;
+      auto image = std::make_shared<Stored>(image_, info);
+      store_.stored[name] = image;
+      return image;
     }
 
    private:

@@ -1,6 +1,8 @@
 // resume(): programs that are checkpointed into a store in memory, ended, and resumed, go on as if nothing had been.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -282,6 +284,34 @@ TEST_F(ResumeTest, APlainUserResumesOnlyHisOwn) {
   }
   EXPECT_FALSE(exists(pid_));
   pid_ = 0;
+}
+
+TEST_F(ResumeTest, ACallerUnderNoNewPrivsResumesOnlyWhatIsUnderItToo) {
+  start({"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all",
+         "sleep", "1000"});
+  ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
+  const auto image = freeze();
+  const pid_t confined = ::fork();
+  if (confined == 0) {
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    ::prctl(PR_SET_NAME, "confined");
+    for (;;) ::pause();
+  }
+  EXPECT_TRUE(eventually([&] { return read_status(confined).name == "confined"; }));
+  Caller plain;
+  plain.pid = confined;
+  plain.uid = plain.gid = 65534;
+  try {
+    resume(*image, plain, {});
+    ADD_FAILURE() << "the caller has got rid of no_new_privs";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EPERM);
+    EXPECT_NE(e.sentence().find("no_new_privs"), std::string::npos) << e.sentence();
+  }
+  EXPECT_FALSE(exists(pid_));
+  pid_ = 0;
+  ::kill(confined, SIGKILL);
+  ::waitpid(confined, nullptr, 0);
 }
 
 TEST_F(ResumeTest, APlainUserResumesAProcessOfHisOwn) {

@@ -2,8 +2,11 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <limits>
+#include <string>
 
 #include "engine/base/error.h"
+#include "engine/base/record.h"
 #include "tools/ckpt/commands.h"
 #include "tools/ckpt/ctl.h"
 
@@ -60,7 +63,13 @@ void add_save(CLI::App& app, Choice& choice) {
   auto options = std::make_shared<SaveOptions>();
   command->add_option("PID", options->pids, "Processes to checkpoint, each into an image of its own")
       ->required()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Validator(
+          [](std::string& word) {
+            const auto pid = parse_u64(word);
+            const bool good = pid && *pid > 0 && *pid <= std::numeric_limits<pid_t>::max();
+            return good ? std::string() : "'" + word + "' is not a pid";
+          },
+          ""));
   command->add_option("-n,--name", options->name, "Label of the image (default: the pid)")->type_name("NAME");
   auto* exit = command->add_flag("--exit", options->exit, "End the process when the image is durable");
   command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);

@@ -1,0 +1,200 @@
+#include "engine/memory/memory_marks.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "engine/base/error.h"
+#include "engine/memory/kernel_abi.h"
+#include "engine/memory/page_scan.h"
+#include "engine/process/proc_status.h"
+
+namespace ckpt {
+namespace {
+
+constexpr unsigned kKeys = 16;
+constexpr size_t kMaxGuards = 1 << 20;
+
+// ---- guard regions ----
+
+/// Whether this kernel has them, and whether VmFlags tell of them ("gu").
+enum class GuardSupport { none, hidden, shown };
+
+GuardSupport guard_support() {
+  static const GuardSupport support = [] {
+    void* page = ::mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return GuardSupport::hidden;
+    GuardSupport found = GuardSupport::none;
+    if (::madvise(page, kPageSize, abi::kMadvGuardInstall) == 0) {
+      found = GuardSupport::hidden;
+      const auto address = reinterpret_cast<uint64_t>(page);
+      for (const Vma& vma : parse_maps(read_file("/proc/self/smaps", 1 << 30), "/proc/self/smaps")) {
+        if (vma.start <= address && address < vma.end && vma.has_flag("gu")) found = GuardSupport::shown;
+      }
+    }
+    ::munmap(page, kPageSize);
+    return found;
+  }();
+  return support;
+}
+
+void capture_guards(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& out) {
+  const GuardSupport support = guard_support();
+  if (support == GuardSupport::none) return;
+  const PageScanner scanner(ctx.pid);
+  for (const Vma& vma : vmas) {
+    // A mapping whose flags are not known yet has come only now.
+    if (vma.special() || (support == GuardSupport::shown && !vma.vm_flags.empty() && !vma.has_flag("gu"))) continue;
+    for (const Range& range : scanner.guards({vma.start, vma.end})) out.add("guard", range_name(range));
+  }
+}
+
+// ---- protection keys ----
+
+/// pkey_mprotect(2) of an address where nothing is: EINVAL for a key that is not allocated, before the ENOMEM for the
+/// address (mm/mprotect.c, do_mprotect_pkey). Nothing is changed.
+uint64_t allocated_keys(Remote& leader) {
+  uint64_t keys = 0;
+  for (unsigned key = 1; key < kKeys; ++key) {
+    const long r = leader.syscall(SYS_pkey_mprotect, 0, kPageSize, PROT_NONE, key);
+    if (r == -ENOSYS) return 0;
+    if (r == -ENOMEM) keys |= uint64_t{1} << key;
+  }
+  return keys;
+}
+
+/// A key that the kernel has chosen itself, for memory that may only be executed.
+bool chosen_by_kernel(const Vma& vma, uint64_t pkeys) {
+  return vma.prot == PROT_EXEC && (pkeys >> vma.protection_key & 1) == 0;
+}
+
+/// Keys that must be had while mappings are made: a mapping may have one that has been freed since.
+uint64_t wanted_keys(const MemoryMarks& marks, const std::vector<Vma>& vmas) {
+  uint64_t keys = marks.pkeys;
+  for (const Vma& vma : vmas) {
+    if (vma.protection_key != 0 && !chosen_by_kernel(vma, marks.pkeys)) keys |= uint64_t{1} << vma.protection_key;
+  }
+  return keys;
+}
+
+void free_keys(Remote& leader, uint64_t keys) {
+  for (unsigned key = 1; key < kKeys; ++key) {
+    if (keys >> key & 1) leader.call("pkey_free", SYS_pkey_free, key);
+  }
+}
+
+// ---- memory to come ----
+
+/// A page in the middle of the largest hole: no stack grows there, no heap.
+uint64_t free_page(const std::vector<Vma>& vmas) {
+  uint64_t best = 0, size = 0;
+  for (size_t i = 1; i < vmas.size(); ++i) {
+    const uint64_t gap = vmas[i].start - vmas[i - 1].end;
+    if (vmas[i].end > kTaskSizeMax || gap <= size) continue;
+    size = gap;
+    best = vmas[i - 1].end + gap / 2 / kPageSize * kPageSize;
+  }
+  return best;
+}
+
+uint64_t locked_kb(const CaptureContext& ctx) {
+  const std::string text = status_field(read_file(ctx.proc_dir, "status"), "VmLck");
+  const auto words = split_words(text);
+  const auto value = words.empty() ? std::nullopt : parse_u64(words.front());
+  if (!value) fail(EIO, "/proc/{}/status: VmLck is missing", ctx.pid);
+  return *value;
+}
+
+/// Only a new mapping shows it: it is locked, and brought in at once unless MCL_ONFAULT was given.
+uint64_t future_lock(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
+  Remote& leader = *ctx.leader;
+  const uint64_t page = free_page(vmas);
+  if (page == 0) return 0;
+  const uint64_t before = locked_kb(ctx);
+  leader.on_our_death({{SYS_munmap, {page, kPageSize}}});
+  const long at = leader.syscall(SYS_mmap, page, kPageSize, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0);
+  uint64_t result = 0;
+  if (at == static_cast<long>(page)) {
+    if (locked_kb(ctx) > before) {
+      leader.call("mincore", SYS_mincore, page, kPageSize, leader.scratch().addr);
+      result = (leader.get<uint8_t>(leader.scratch()) & 1) != 0 ? 1 : 2;
+    }
+    leader.drop_first_on_death();
+    leader.call("munmap", SYS_munmap, page, kPageSize);
+  } else if (at == -EAGAIN) {
+    // Beyond RLIMIT_MEMLOCK: whether on fault or not, nothing can be mapped any more.
+    result = 1;
+  }
+  leader.on_our_death({});
+  return result;
+}
+
+}  // namespace
+
+void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& out) {
+  capture_guards(ctx, vmas, out);
+  if (const uint64_t keys = allocated_keys(*ctx.leader); keys != 0) out.add_hex("pkeys", keys);
+  if (const uint64_t lock = future_lock(ctx, vmas); lock != 0) out.add("lock_future", lock);
+  if (ctx.leader->syscall(SYS_prctl, abi::kPrGetMemoryMerge) > 0) out.add("merge_any", 1);
+}
+
+bool MemoryMarks::guarded(const Vma& vma) const {
+  return std::any_of(guards.begin(), guards.end(),
+                     [&](const Range& range) { return range.start < vma.end && vma.start < range.end; });
+}
+
+MemoryMarks parse_memory_marks(const Record& mm) {
+  MemoryMarks marks;
+  for (const std::string& text : mm.all("guard")) {
+    if (marks.guards.size() == kMaxGuards) fail(EINVAL, "{}: too many guard regions", mm.where());
+    marks.guards.push_back(parse_range_name(text, mm.where()));
+  }
+  marks.pkeys = mm.get_u64_or("pkeys", 0);
+  if ((marks.pkeys & ~uint64_t{0xfffe}) != 0) fail(EINVAL, "{}: pkeys {:#x} is no set of keys", mm.where(), marks.pkeys);
+  marks.lock_future = mm.get_u64_or("lock_future", 0);
+  marks.merge_any = mm.get_u64_or("merge_any", 0) != 0;
+  return marks;
+}
+
+void begin_memory_marks(Remote& leader, const MemoryMarks& marks, const std::vector<Vma>& vmas) {
+  // A hint: a kernel without KSM does without.
+  if (marks.merge_any) leader.syscall(SYS_prctl, abi::kPrSetMemoryMerge, 1);
+  const uint64_t wanted = wanted_keys(marks, vmas);
+  uint64_t had = 0;
+  while ((wanted & ~had) != 0) {
+    const long key = leader.syscall(SYS_pkey_alloc, 0, 0);
+    if (key < 0) {
+      fail(EOPNOTSUPP, "{}: protection keys (pkey_alloc): {}", leader.pid(), errno_text(static_cast<int>(-key)));
+    }
+    had |= uint64_t{1} << key;
+  }
+  free_keys(leader, had & ~wanted);
+}
+
+void apply_protection_keys(Remote& leader, const MemoryMarks& marks, const std::vector<Vma>& vmas) {
+  for (const Vma& vma : vmas) {
+    if (vma.special() || vma.protection_key == 0 || chosen_by_kernel(vma, marks.pkeys)) continue;
+    leader.call("pkey_mprotect", SYS_pkey_mprotect, vma.start, vma.size(), vma.prot, vma.protection_key);
+  }
+  free_keys(leader, wanted_keys(marks, vmas) & ~marks.pkeys);
+}
+
+void install_guards(Remote& leader, const MemoryMarks& marks) {
+  for (const Range& range : marks.guards) {
+    const long r = leader.syscall(SYS_madvise, range.start, range.size(), abi::kMadvGuardInstall);
+    if (r < 0) {
+      fail(r == -EINVAL ? EOPNOTSUPP : static_cast<int>(-r), "{}: guard region {} (Linux 6.13 or newer): {}",
+           leader.pid(), range_name(range), errno_text(static_cast<int>(-r)));
+    }
+  }
+}
+
+void lock_future_memory(Remote& leader, const MemoryMarks& marks) {
+  if (marks.lock_future == 0) return;
+  const uint64_t flags = MCL_FUTURE | (marks.lock_future == 2 ? MCL_ONFAULT : 0);
+  leader.call("mlockall(MCL_FUTURE)", SYS_mlockall, flags);
+}
+
+}  // namespace ckpt
