@@ -22,7 +22,7 @@ class Api : public testing::Test {
   }
   void TearDown() override { unsetenv("CKPT_MOUNT"); }
 
-  static std::string calls() { return CKPT_BIN_DIR "/programs/api_calls"; }
+  static std::string calls() { return CKPT_BIN_DIR "/api_calls"; }
   static std::string hex(int flags) {
     char text[16];
     snprintf(text, sizeof text, "%#x", flags);
