@@ -24,6 +24,7 @@ class Filesystem {
 
   InodeTable& inodes() { return *inodes_; }
   Workers& workers() { return workers_; }
+  Commands& commands() { return commands_; }
   const std::string& store_dir() const { return store_dir_; }
 
   /// Work that has a caller waiting, so that the end of the mount can cut it short.

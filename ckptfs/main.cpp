@@ -12,6 +12,7 @@
 #include "ckptfs/filesystem.h"
 #include "ckptfs/options.h"
 #include "ckptfs/session.h"
+#include "ckptfs/signal_server.h"
 #include "engine/store/store.h"
 
 namespace {
@@ -31,6 +32,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
   const auto store = ckpt::open_rocksdb_store(options.store);
   ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
   ckpt::Session session(args, options, filesystem);
+  const ckpt::SignalServer signals(filesystem);
   background.ready();
   return session.serve();
 }

@@ -25,7 +25,8 @@ extern "C" {
 
 /*
  * Signals by which a program can be asked to checkpoint itself: real-time signals that glibc leaves free. For a program
- * that does not catch them they are like any other real-time signal: they end it.
+ * that does not catch them they are a checkpoint where the kernel module is loaded, ckpt(4), with these numbers; elsewhere
+ * they end it, as any real-time signal does.
  */
 #define SIGCKPT     62
 #define SIGCKPTEXIT 63

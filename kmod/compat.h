@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/*
+ * Everything in the module that depends on the kernel's version, and every function of the kernel that is reached
+ * without being exported. Written for Linux 6.1; nothing else may include a version or name a symbol.
+ */
+#ifndef CKPT_COMPAT_H
+#define CKPT_COMPAT_H
+
+#include <linux/kprobes.h>
+#include <linux/signal.h>
+#include <linux/task_work.h>
+#include <linux/version.h>
+
+/* task_work_add() is exported by Debian's kernel, not by the mainline one. */
+typedef int ckpt_task_work_add_t(struct task_struct *task, struct callback_head *work,
+				 enum task_work_notify_mode mode);
+extern ckpt_task_work_add_t *ckpt_task_work_add;
+
+/* Finds what is looked up. -ENOENT, with a sentence in the log that names the symbol. */
+int ckpt_compat_init(void);
+
+/* Where a signal has been queued and a thread is chosen for it (kernel/signal.c), the siglock being held. */
+#define CKPT_COMPLETE_SIGNAL "complete_signal"
+static inline int ckpt_complete_signal_number(struct pt_regs *regs)
+{
+	return (int)regs->di;
+}
+static inline struct task_struct *ckpt_complete_signal_task(struct pt_regs *regs)
+{
+	return (struct task_struct *)regs->si;
+}
+
+/* Where the current thread takes a signal off its queues, the siglock being held. */
+#define CKPT_DEQUEUE_SIGNAL "dequeue_signal"
+static inline bool ckpt_dequeue_is_delivery(struct pt_regs *regs)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+	return (const sigset_t *)regs->di == &current->blocked;
+#else
+	/* sigwaitinfo, signalfd and others pass a mask of their own. */
+	return (struct task_struct *)regs->di == current && (const sigset_t *)regs->si == &current->blocked;
+#endif
+}
+
+#endif

@@ -1,0 +1,13 @@
+# SIGCKPT and SIGCKPTEXIT: the module, loaded, in use and gone.
+set -e
+fail() { echo "signals.sh: $*"; exit 1; }
+insmod /lib/modules/ckpt.ko sigckpt=62 sigckptexit=62 2>/dev/null && fail 'two signals of one number are accepted'
+insmod /lib/modules/ckpt.ko
+[ -c /dev/ckpt ] || fail 'no /dev/ckpt'
+"$CKPT_BUILD/bin/vm/signals_test" --gtest_brief=1 "$@"
+rmmod ckpt
+[ ! -e /dev/ckpt ] || fail '/dev/ckpt is left'
+# Without the module it is a signal like any other.
+status=0
+sh -c 'kill -62 $$' || status=$?
+[ $status = 190 ] || fail "without the module the signal ends with $status"
