@@ -168,8 +168,16 @@ static void take_action(struct callback_head *head)
 	module_put(THIS_MODULE);
 }
 
+static bool is_pending(int sig)
+{
+	return sigismember(&current->pending.signal, sig) || sigismember(&current->signal->shared_pending.signal, sig);
+}
+
 static int before_dequeue(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
+	/* Every other signal is spared the way back through the probe. */
+	if (!is_pending(sigckpt) && !is_pending(sigckptexit))
+		return 1;
 	return ckpt_dequeue_is_delivery(regs) ? 0 : 1;
 }
 
