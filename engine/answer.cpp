@@ -44,9 +44,9 @@ void restore_answer(const ImageSource& image, const std::string& prefix, Remote&
   if (!image.has(path)) return;
   const uint64_t address = Record::parse(image.read(path), path).get_u64("answer");
   try {
-    if (leader.get<int64_t>(RemotePtr(address)) == CKPT_PENDING) {
+    if (leader.get<int64_t>(RemotePtr{address}) == CKPT_PENDING) {
       const int64_t answer = flags | CKPT_RETURN;
-      leader.write(RemotePtr(address), std::as_bytes(std::span(&answer, 1)));
+      leader.write(RemotePtr{address}, std::as_bytes(std::span(&answer, 1)));
       return;
     }
   } catch (const Error& e) {
