@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct Caller {
   uint64_t effective_caps = 0; ///< in the initial user namespace; 0 for a plain user
 
   bool privileged() const { return uid == 0; }
+  bool in_group(gid_t group) const { return group == gid || std::ranges::find(groups, group) != groups.end(); }
 
   /// The calling process itself (for the command line tool).
   static Caller self();
