@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/memory_object.h"
+#include "engine/process/proc_limits.h"
 
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66
@@ -109,9 +110,8 @@ void check_rights(const Caller& caller, const Layout& layout) {
     if (vma.start < kLowestAddress) fail(EPERM, "{}: {}: only root may map this address", layout.where, vma.name());
     if (vma.has_flag("lo")) locked += vma.size();
   }
-  rlimit limit = {};
   if (locked == 0) return;
-  if (prlimit(caller.pid, RLIMIT_MEMLOCK, nullptr, &limit) != 0 || locked > limit.rlim_cur) {
+  if (locked > limit_of(caller.pid, RLIMIT_MEMLOCK).rlim_cur) {
     fail(EPERM, "{}: {} bytes of locked memory are more than the caller may lock", layout.where, locked);
   }
 }
