@@ -56,15 +56,9 @@ void restore_limits(const RestoreContext& ctx) {
       fail_errno("{}: {}", ctx.pid, kLimitNames[resource]);
     }
     if (have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max) continue;
-    if (!ctx.caller.privileged()) {
-      // We could raise it for anybody; the caller must be able to reach it himself.
-      rlimit64 own{};
-      if (::prlimit64(ctx.caller.pid, static_cast<__rlimit_resource>(resource), nullptr, &own) != 0) {
-        fail_errno("{}: limits of the caller", ctx.caller.pid);
-      }
-      if (want.rlim_max > own.rlim_max) {
-        fail(EPERM, "{}: '{}' is above the caller's own hard limit", path, kLimitNames[resource]);
-      }
+    // We could raise it for anybody; the caller must be able to reach it himself.
+    if (!ctx.caller.privileged() && want.rlim_max > ctx.caller.hard_limits[static_cast<size_t>(resource)]) {
+      fail(EPERM, "{}: '{}' is above the caller's own hard limit", path, kLimitNames[resource]);
     }
     if (::prlimit64(ctx.pid, static_cast<__rlimit_resource>(resource), &want, nullptr) != 0) {
       fail_errno("{}: '{}' cannot be set", path, kLimitNames[resource]);
