@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/process/proc_limits.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
@@ -31,15 +32,11 @@ std::string find_other_namespace(const std::string& proc_dir) {
   return {};
 }
 
-std::array<rlim_t, RLIM_NLIMITS> read_hard_limits(pid_t pid) {
+std::array<rlim_t, RLIM_NLIMITS> read_hard_limits(const std::string& proc_dir) {
+  const std::string path = proc_dir + "/limits";
+  const std::string text = read_file(path);
   std::array<rlim_t, RLIM_NLIMITS> limits{};
-  for (size_t resource = 0; resource < limits.size(); ++resource) {
-    rlimit limit{};
-    if (::prlimit(pid, static_cast<__rlimit_resource>(resource), nullptr, &limit) != 0) {
-      fail_errno("{}: limits of the caller", pid);
-    }
-    limits[resource] = limit.rlim_max;
-  }
+  for (size_t i = 0; i < limits.size(); ++i) limits[i] = parse_limit(text, static_cast<int>(i), path).rlim_max;
   return limits;
 }
 
@@ -113,7 +110,7 @@ Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
     // Capabilities of another user namespace are worth nothing in ours.
     if (in_our_user_namespace(proc_dir)) caller.effective_caps = status.cap_effective;
     caller.other_namespace = find_other_namespace(proc_dir);
-    caller.hard_limits = read_hard_limits(tid);
+    caller.hard_limits = read_hard_limits(proc_dir);
     caller.seen = true;
   } catch (const Error&) {
     // The requester has ended, or hides in a pid namespace that is not below ours: nothing beyond uid and gid

@@ -44,14 +44,14 @@ ProcStatus parse_status(std::string_view text, pid_t pid);
 /// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
 ProcStatus read_status(pid_t pid);
 
+/// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
+bool is_ending(pid_t pid);
+
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);
 
 /// Child processes of all threads of the process, ascending, zombies included.
 std::vector<pid_t> list_children(int proc_dir);
-
-/// Start time in clock ticks since boot (field 22 of stat): with the pid it names a process for ever.
-uint64_t start_time(int proc_dir);
 
 /// One line of /proc/PID/maps, as far as the tracing code needs it (parse_maps in memory/ knows all of it).
 struct Mapping {

@@ -11,6 +11,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "engine/base/error.h"
 #include "engine/engine.h"
@@ -249,6 +250,28 @@ TEST_F(ResumeTest, APidInUseIsNamed) {
     EXPECT_EQ(e.sentence(), fmt::format("{}: the pid is in use (by {} sleep)", pid_, pid_));
   }
   EXPECT_TRUE(running());
+}
+
+// A parent that takes its time: a killed process is reaped long after its archive was copied back.
+TEST_F(ResumeTest, APidThatBecomesFreeIsWaitedFor) {
+  start({"sleep", "1000"});
+  ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
+  checkpoint(store_, pid_, Caller::self(), {});
+  EXPECT_FALSE(is_ending(pid_));
+  ::kill(pid_, SIGKILL);
+  EXPECT_TRUE(is_ending(pid_));
+  const auto image = store_.open_image(std::to_string(pid_));
+  std::thread parent([pid = pid_] {
+    ::usleep(400'000);
+    EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
+  });
+  try {
+    thaw(*image);
+  } catch (const Error& e) {
+    ADD_FAILURE() << e.sentence();
+  }
+  parent.join();
+  EXPECT_TRUE(pid_ > 0 && running());
 }
 
 TEST_F(ResumeTest, AMappedFileThatHasChangedIsNamed) {
