@@ -30,6 +30,7 @@
 #include "engine/memory/layout.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/proc_status.h"
+#include "engine/process/procfs.h"
 #include "engine/process/stub.h"
 #include "libckpt/ckpt.h"
 
@@ -74,6 +75,7 @@ class Resume {
   void read_threads();
   void read_status();
   void check_root();
+  void wait_for_pid() const;
   void place_descriptors(Stub& stub, const RestoredFds& fds, size_t mapped_files);
   void join_session(Stub& stub);
   void take_terminal() const;
@@ -145,6 +147,15 @@ void Resume::check_root() {
   ctx_.root_fd = root_.get();
 }
 
+// Who has just killed the old process copies its archive at once; its parent, or init, takes a moment to reap it.
+void Resume::wait_for_pid() const {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (is_ending(ctx_.pid) && std::chrono::steady_clock::now() < patience) {
+    check_cancel();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
 void Resume::place_descriptors(Stub& stub, const RestoredFds& fds, size_t mapped_files) {
   std::vector<Placement> to;
   int highest = -1;
@@ -211,6 +222,7 @@ pid_t Resume::run() {
     files.emplace(ctx_, plan_.layout);
     fds = restore_descriptors(ctx_, options_.inherit);
   }
+  wait_for_pid();
   check_cancel();
 
   Stub stub(ctx_.pid, options_.as_child);
