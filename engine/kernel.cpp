@@ -5,6 +5,7 @@
 #include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -107,6 +108,16 @@ bool probe_map_files() {
   return false;
 }
 
+uint64_t probe_user_space_end() {
+  constexpr uint64_t kPage = 4096, kFourLevels = uint64_t{1} << 47, kFiveLevels = uint64_t{1} << 56;
+  void* const wanted = reinterpret_cast<void*>(kFourLevels);
+  void* const at = ::mmap(wanted, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  // ENOMEM: beyond the end. EEXIST: somebody has mapped it.
+  if (at == MAP_FAILED) return (errno == EEXIST ? kFiveLevels : kFourLevels) - kPage;
+  ::munmap(at, kPage);
+  return (at == wanted ? kFiveLevels : kFourLevels) - kPage;
+}
+
 std::vector<KernelFeature> probe() {
   const uint64_t uffd = userfaultfd_features();
   return {
@@ -143,6 +154,11 @@ std::vector<KernelFeature> probe() {
 const std::vector<KernelFeature>& kernel_features() {
   static const std::vector<KernelFeature> features = probe();
   return features;
+}
+
+uint64_t user_space_end() {
+  static const uint64_t end = probe_user_space_end();
+  return end;
 }
 
 bool kernel_has(std::string_view name) {

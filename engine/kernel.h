@@ -2,6 +2,7 @@
 // print (ckpt check --kernel).
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,5 +21,9 @@ const std::vector<KernelFeature>& kernel_features();
 
 /// Whether a feature of the table is available. The name must be one of the table (else Error EINVAL).
 bool kernel_has(std::string_view name);
+
+/// The first address that no process may have (TASK_SIZE_MAX in arch/x86/include/asm/page_64.h): a page below 2^47, or
+/// 2^56 where the kernel uses five levels of page tables. Probed once. Thread-safe.
+uint64_t user_space_end();
 
 }  // namespace ckpt

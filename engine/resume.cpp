@@ -30,6 +30,7 @@
 #include "engine/memory/layout.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/proc_status.h"
+#include "engine/process/procfs.h"
 #include "engine/process/stub.h"
 #include "libckpt/ckpt.h"
 
@@ -75,6 +76,7 @@ class Resume {
   void read_threads();
   void read_status();
   void check_root();
+  void wait_for_pid() const;
   void place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files);
   pid_t make();
   void take_back() noexcept;
@@ -147,6 +149,15 @@ void Resume::check_root() {
   }
   root_ = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);
   ctx_.root_fd = root_.get();
+}
+
+// Who has just killed the old process copies its archive at once; its parent, or init, takes a moment to reap it.
+void Resume::wait_for_pid() const {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (is_ending(ctx_.pid) && std::chrono::steady_clock::now() < patience) {
+    check_cancel();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
 }
 
 void Resume::place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files) {
@@ -230,6 +241,7 @@ pid_t Resume::make() {
     files.emplace(ctx_, plan_.layout);
     fds = restore_descriptors(ctx_, options_.inherit);
   }
+  wait_for_pid();
   check_cancel();
 
   Stub stub(ctx_.pid, options_.as_child);

@@ -9,65 +9,34 @@
 
 #include "engine/base/error.h"
 #include "engine/process/as_caller.h"
+#include "engine/process/proc_limits.h"
 #include "engine/process/proc_status.h"
 
 namespace ckpt {
 
 namespace {
 
-// The names in /proc/PID/limits (fs/proc/base.c, lnames), by resource number.
-constexpr const char* kLimitNames[] = {
-    "Max cpu time",       "Max file size",       "Max data size",      "Max stack size",
-    "Max core file size", "Max resident set",    "Max processes",      "Max open files",
-    "Max locked memory",  "Max address space",   "Max file locks",     "Max pending signals",
-    "Max msgqueue size",  "Max nice priority",   "Max realtime priority", "Max realtime timeout",
-};
-static_assert(std::size(kLimitNames) == RLIM_NLIMITS);
-
 std::string trimmed(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
-}
-
-uint64_t parse_limit(const std::string& word, const std::string& where) {
-  if (word == "unlimited") return RLIM64_INFINITY;
-  const auto value = parse_u64(word);
-  if (!value) fail(EINVAL, "{}: '{}' is not a limit", where, word);
-  return *value;
-}
-
-// One line of the limits file: name padded to 25 columns, soft, hard, unit.
-rlimit64 find_limit(const std::string& text, const char* name, const std::string& where) {
-  const size_t at = text.find(std::string("\n") + name + " ");
-  if (at == std::string::npos) fail(EINVAL, "{}: the line '{}' is missing", where, name);
-  const size_t begin = at + 1 + std::string_view(name).size();
-  const auto words = split_words(std::string_view(text).substr(begin, text.find('\n', begin) - begin));
-  if (words.size() < 2) fail(EINVAL, "{}: the line '{}' has no two values", where, name);
-  return {parse_limit(words[0], where), parse_limit(words[1], where)};
 }
 
 void restore_limits(const RestoreContext& ctx) {
   const std::string path = ctx.prefix + "limits";
   const std::string text = ctx.image->read(path);
   for (int resource = 0; resource < static_cast<int>(RLIM_NLIMITS); ++resource) {
-    const rlimit64 want = find_limit(text, kLimitNames[resource], path);
+    const rlimit64 want = parse_limit(text, resource, path);
     rlimit64 have{};
     if (::prlimit64(ctx.pid, static_cast<__rlimit_resource>(resource), nullptr, &have) != 0) {
-      fail_errno("{}: {}", ctx.pid, kLimitNames[resource]);
+      fail_errno("{}: {}", ctx.pid, limit_name(resource));
     }
     if (have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max) continue;
-    if (!ctx.caller.privileged()) {
-      // We could raise it for anybody; the caller must be able to reach it himself.
-      rlimit64 own{};
-      if (::prlimit64(ctx.caller.pid, static_cast<__rlimit_resource>(resource), nullptr, &own) != 0) {
-        fail_errno("{}: limits of the caller", ctx.caller.pid);
-      }
-      if (want.rlim_max > own.rlim_max) {
-        fail(EPERM, "{}: '{}' is above the caller's own hard limit", path, kLimitNames[resource]);
-      }
+    // We could raise it for anybody; the caller must be able to reach it himself.
+    if (!ctx.caller.privileged() && want.rlim_max > ctx.caller.hard_limits[static_cast<size_t>(resource)]) {
+      fail(EPERM, "{}: '{}' is above the caller's own hard limit", path, limit_name(resource));
     }
     if (::prlimit64(ctx.pid, static_cast<__rlimit_resource>(resource), &want, nullptr) != 0) {
-      fail_errno("{}: '{}' cannot be set", path, kLimitNames[resource]);
+      fail_errno("{}: '{}' cannot be set", path, limit_name(resource));
     }
   }
 }

@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/kernel.h"
 #include "engine/process/restart.h"
 #include "engine/process/signal_frame.h"
 
@@ -55,8 +56,6 @@ constexpr std::array<Name, 27> kNames = {{
 // Layout of the XSAVE area: Intel's manual, volume 1, chapter 13.
 constexpr size_t kLegacy = 512, kHeader = 64, kMxcsr = 24;
 constexpr uint64_t kX87AndSse = 3;
-// The end of user space with five levels of page tables; the kernel refuses what is too much for its own.
-constexpr uint64_t kUserEnd = (uint64_t{1} << 56) - 4096;
 constexpr uint64_t kUserFlags = 0x40cd5;  // CF PF AF ZF SF DF OF AC
 constexpr uint64_t kFixedFlags = 0x202;   // IF and the bit that is always one
 
@@ -156,7 +155,7 @@ std::vector<std::byte> relocate(std::span<const std::byte> area, const Record& r
   return here;
 }
 
-uint64_t user_address(const Record& record, const char* name) { return record.get_u64(name, kUserEnd - 1); }
+uint64_t user_address(const Record& record, const char* name) { return record.get_u64(name, user_space_end() - 1); }
 
 }  // namespace
 

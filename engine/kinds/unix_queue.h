@@ -1,7 +1,5 @@
-// What waits in a unix socket to be read: messages, descriptors that are under way (SCM_RIGHTS), credentials. Looked at with
-// MSG_PEEK and SO_PEEK_OFF, so that nothing is consumed, and put back by sending it again. unix_record.h has the format.
-//
-// An empty message behind the first one is seen only by the first who looks (the kernel's MSG_PEEK skips it afterwards).
+// What waits in a unix socket to be read: messages, credentials, descriptors that are under way (SCM_RIGHTS), which are part
+// of the image. Put back by sending it again. unix_record.h has the format.
 #pragma once
 
 #include <deque>
@@ -11,20 +9,9 @@
 
 namespace ckpt {
 
-/// A message as it was found; `passes` of the record is filled in by find_queued_descriptors().
-struct PeekedMessage {
-  UnixMessage record;
-  std::vector<UniqueFd> files;   ///< duplicates of what is under way
-  std::string data;
-};
-
 bool is_unix_socket(const OpenFd& fd);
 /// Whether something waits to be read, or to be accepted.
 bool has_unread(int fd);
-
-/// The whole queue of a unix socket, of which `fd` is our duplicate. The socket's SO_PEEK_OFF is as before afterwards.
-/// Throws Error.
-std::vector<PeekedMessage> peek_queue(int fd, int type);
 
 /// Everything that is under way in the sockets of a table, and in the sockets found there in turn.
 struct QueuedDescriptors {

@@ -109,9 +109,7 @@ void check_rights(const Caller& caller, const Layout& layout) {
     if (vma.start < kLowestAddress) fail(EPERM, "{}: {}: only root may map this address", layout.where, vma.name());
     if (vma.has_flag("lo")) locked += vma.size();
   }
-  rlimit limit = {};
-  if (locked == 0) return;
-  if (prlimit(caller.pid, RLIMIT_MEMLOCK, nullptr, &limit) != 0 || locked > limit.rlim_cur) {
+  if (locked > caller.hard_limits[RLIMIT_MEMLOCK]) {
     fail(EPERM, "{}: {} bytes of locked memory are more than the caller may lock", layout.where, locked);
   }
 }

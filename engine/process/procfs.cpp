@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <charconv>
@@ -62,6 +63,8 @@ ProcStatus parse_status(std::string_view text, pid_t pid) {
   for (const auto& group : split_words(field("Groups"))) s.groups.push_back(number<gid_t>(group));
   s.cap_permitted = number<uint64_t>(field("CapPrm"), 16);
   s.cap_effective = number<uint64_t>(field("CapEff"), 16);
+  s.cap_bounding = number<uint64_t>(field("CapBnd"), 16);
+  s.no_new_privs = status_field(text, "NoNewPrivs") == "1";
   s.threads = number<int>(field("Threads"));
   s.has_mm = !status_field(text, "VmSize").empty();
   // "Kthread" came with Linux 6.10; before, a kernel thread is what has no memory and yet is no zombie.
@@ -114,13 +117,20 @@ std::vector<pid_t> list_children(int proc_dir) {
   return children;
 }
 
-uint64_t start_time(int proc_dir) {
-  const std::string stat = read_file(proc_dir, "stat");
-  // comm may hold spaces and parentheses: fields are counted from the last ')'; state is the third field.
-  const size_t paren = stat.rfind(')');
-  const auto words = split_words(paren == std::string::npos ? "" : std::string_view(stat).substr(paren + 1));
-  if (words.size() < 20) fail(EINVAL, "/proc/PID/stat: too few fields");
-  return number<uint64_t>(words[19]);
+bool is_ending(pid_t pid) {
+  constexpr uint64_t kExiting = 0x4;                        // PF_EXITING, include/linux/sched.h
+  constexpr uint64_t kKilled = uint64_t{1} << (SIGKILL - 1);
+  try {
+    const std::string stat = read_file(fmt::format("/proc/{}/stat", pid));
+    // comm may hold spaces and parentheses: fields are counted from the last ')'; state is the third of proc_pid_stat(5).
+    const size_t paren = stat.rfind(')');
+    const auto words = split_words(paren == std::string::npos ? "" : std::string_view(stat).substr(paren + 1));
+    if (words.size() < 29) return false;
+    return words[0] == "Z" || words[0] == "X" || (number<uint64_t>(words[6]) & kExiting) != 0 ||
+           (number<uint64_t>(words[28]) & kKilled) != 0;
+  } catch (const Error&) {
+    return false;                                           // it is gone
+  }
 }
 
 std::vector<Mapping> parse_mappings(std::string_view text) {

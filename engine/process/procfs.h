@@ -27,7 +27,8 @@ struct ProcStatus {
   std::array<uid_t, 4> uid{};  ///< real, effective, saved, filesystem
   std::array<gid_t, 4> gid{};
   std::vector<gid_t> groups;
-  uint64_t cap_permitted = 0, cap_effective = 0;
+  uint64_t cap_permitted = 0, cap_effective = 0, cap_bounding = 0;
+  bool no_new_privs = false;
   int threads = 0;
   bool kernel_thread = false;  ///< no address space
   bool has_mm = false;         ///< false for a kernel thread and for a zombie
@@ -43,14 +44,14 @@ ProcStatus parse_status(std::string_view text, pid_t pid);
 /// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
 ProcStatus read_status(pid_t pid);
 
+/// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
+bool is_ending(pid_t pid);
+
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);
 
 /// Child processes of all threads of the process, ascending, zombies included.
 std::vector<pid_t> list_children(int proc_dir);
-
-/// Start time in clock ticks since boot (field 22 of stat): with the pid it names a process for ever.
-uint64_t start_time(int proc_dir);
 
 /// One line of /proc/PID/maps, as far as the tracing code needs it (parse_maps in memory/ knows all of it).
 struct Mapping {

@@ -40,6 +40,8 @@ end_sample() {
   wait_until "! kill -0 $pid 2>/dev/null"
 }
 
+expect 0 "$bin/ckpt-sample" --help
+expect 2 "$bin/ckpt-sample"
 mkdir "$work/mnt"
 expect 1 ckpt ls
 says 'no ckptfs is mounted'
@@ -57,6 +59,7 @@ expect 1 ckpt save 999999999
 says '999999999'
 expect 2 ckpt save
 expect 2 ckpt no-such-command
+says "no command 'no-such-command'.* save .* stats"
 expect 0 ckpt --json ls
 says '"name": "second"'
 expect 0 ckpt ls

@@ -106,6 +106,10 @@ TEST_F(Captured, HostileRegistersAreRefused) {
     image_.replace(path(), line, fmt::format("\n{} 0xffffffff81000000\n", name));
     EXPECT_EQ(parse_error(), EINVAL) << name;
     image_.content(path()) = original;
+    // The kernel takes no such base; of the others it would make a process that ends at once.
+    image_.replace(path(), line, fmt::format("\n{} {:#x}\n", name, user_space_end()));
+    EXPECT_EQ(parse_error(), EINVAL) << name;
+    image_.content(path()) = original;
   }
   image_.replace(path(), "\nrbp ", "\nrbq ");
   EXPECT_EQ(parse_error(), EINVAL);

@@ -17,6 +17,18 @@ int run_choice(const ckpt::tool::Choice& choice, ckpt::tool::Session& session) {
   return choice.trouble;
 }
 
+/// What was wrong with the arguments, for a person: CLI11 says of an unknown command only that one is required.
+int explain(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = app.remaining();
+  if (dynamic_cast<const CLI::RequiredError*>(&error) == nullptr || !app.get_subcommands().empty() || unknown.empty())
+    return app.exit(error);
+  std::string commands;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    commands += " " + command->get_name();
+  std::fprintf(stderr, "ckpt: there is no command '%s'; these are there:%s\n", unknown.front().c_str(), commands.c_str());
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -40,7 +52,7 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? kOk : kUsage;
+    return explain(app, e) == 0 ? kOk : kUsage;
   }
   return run_choice(choice, session);
 }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <string_view>
 #include <thread>
 
 namespace {
@@ -44,9 +45,10 @@ class Beat {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: ckpt-sample FILE [LIMIT]\n");
-    return 2;
+  const bool help = argc > 1 && std::string_view(argv[1]) == "--help";
+  if (argc < 2 || argc > 3 || argv[1][0] == '-') {
+    std::fprintf(help ? stdout : stderr, "usage: ckpt-sample FILE [LIMIT]\n");
+    return help ? 0 : 2;
   }
   const unsigned long limit = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 0;
   std::FILE* out = std::fopen(argv[1], "a");  // a program that goes back in time writes on at the end
