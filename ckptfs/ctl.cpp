@@ -49,7 +49,7 @@ bool stops_writer(const Line& line, pid_t writer) {
 
 class CtlHandle : public Handle {
  public:
-  explicit CtlHandle(Commands& commands) : commands_(commands) {}
+  CtlHandle(Commands& commands, Caller opener) : commands_(commands), opener_(std::move(opener)) {}
 
   bool direct_io() const override { return true; }
 
@@ -73,11 +73,15 @@ class CtlHandle : public Handle {
     const LogKey key = LogKey::of(request, number_);
     std::vector<Line> before;
     std::vector<Line> after;
+    Caller caller = request.caller();
     try {
-      const pid_t writer = request.process();
+      // Whoever opened it may have lent it to a program with more rights (a set-uid program's messages go to its
+      // stderr), and did not get them by that.
+      caller.limit_to(opener_);
+      const pid_t writer = caller.pid;
       const std::string_view text(reinterpret_cast<const char*>(data.data()), data.size());
       for (const std::string_view line : split_commands(text)) {
-        Line parsed = parse(line, request);
+        Line parsed = parse(line, caller);
         (stops_writer(parsed, writer) ? after : before).push_back(std::move(parsed));
       }
     } catch (const Error& error) {
@@ -89,17 +93,17 @@ class CtlHandle : public Handle {
       text_.reset();
       write_end_ = offset + data.size();
     }
-    return work(std::move(before), std::move(after), request.caller(), key);
+    return work(std::move(before), std::move(after), caller, key);
   }
 
  private:
-  static Line parse(std::string_view line, const Request& request) {
+  static Line parse(std::string_view line, const Caller& caller) {
     try {
       Command command = parse_command(line);
       if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && checkpoint->answer_at != 0) {
         // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
-        if (checkpoint->pid != request.process()) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
-        checkpoint->answer = std::make_shared<AnswerSlot>(request.caller(), checkpoint->pid, checkpoint->answer_at);
+        if (checkpoint->pid != caller.pid) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
+        checkpoint->answer = std::make_shared<AnswerSlot>(caller, checkpoint->pid, checkpoint->answer_at);
       }
       return command;
     } catch (const Error& error) {
@@ -119,7 +123,7 @@ class CtlHandle : public Handle {
       result.after_reply = [&commands = commands_, after = std::move(after), caller, key] {
         try {
           run_lines(commands, after, caller, key, nullptr);
-        } catch (const Error&) {
+        } catch (const std::exception&) {
           // Nobody waits for it: its sentence is in the log.
         }
       };
@@ -128,6 +132,7 @@ class CtlHandle : public Handle {
   }
 
   Commands& commands_;
+  const Caller opener_;
   const uint64_t number_ = next_handle_number();
   std::mutex mutex_;   ///< guards all below
   std::optional<std::string> text_;
@@ -143,6 +148,8 @@ void CtlNode::set_attributes(const Request&, const struct stat&, const Attribute
   if (changes.mode || changes.uid || changes.gid) fail(EPERM, "ctl: its owner and mode are fixed");
 }
 
-HandlePtr CtlNode::open(const Request&, int) { return std::make_shared<CtlHandle>(commands_); }
+HandlePtr CtlNode::open(const Request& request, int) {
+  return std::make_shared<CtlHandle>(commands_, request.caller());
+}
 
 }  // namespace ckpt

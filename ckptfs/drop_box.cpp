@@ -48,7 +48,7 @@ std::string DropBox::complete(StagedImage& image, const Caller& caller, const Ca
 std::shared_ptr<StagedImage> DropBox::successor(StagedImage& image, const Error* error) {
   if (error == nullptr) return nullptr;
   const struct stat attributes = image.root()->attributes();
-  auto next = make(image.creator(), name_of(image), attributes.st_mode);
+  auto next = make(image.creator(), image.rights(), name_of(image), attributes.st_mode);
   next->set_error(error->sentence());
   return next;
 }

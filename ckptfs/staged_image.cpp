@@ -14,18 +14,19 @@ constexpr std::string_view kErrorName = "error";
 }  // namespace
 
 StagedImage::StagedImage(std::unique_ptr<ImageBuilder> builder, std::string path, const Request& creator,
-                         mode_t mode, StagingOwner& owner)
+                         Caller rights, mode_t mode, StagingOwner& owner)
     : builder_(std::move(builder)),
       path_(std::move(path)),
       creator_(creator),
       owner_(owner),
-      root_ino_(next_dynamic_ino()) {
+      root_ino_(next_dynamic_ino()),
+      rights_(std::move(rights)) {
   Item& root = items_[root_ino_];
   root.mode = S_IFDIR | (mode & 07777);
   root.uid = creator.uid;
   root.gid = creator.gid;
   root.atime = root.mtime = root.ctime = now();
-  took_part(creator);
+  participants_.insert(rights_.pid);
 }
 
 NodePtr StagedImage::root() { return node(root_ino_); }
@@ -77,7 +78,18 @@ bool StagedImage::lingers_for(const Request& request) const {
 }
 
 void StagedImage::took_part(const Request& request) {
-  participants_.insert(request.process());  // 0 stands for all who live in another pid namespace
+  const Caller caller = request.caller();
+  try {
+    rights_.limit_to(caller);
+  } catch (const Error& error) {
+    fail(error.err(), "{}: is being filled by user {}: {}", path_, rights_.uid, error.sentence());
+  }
+  participants_.insert(caller.pid);  // 0 stands for all who live in another pid namespace
+}
+
+Caller StagedImage::rights() const {
+  const std::lock_guard lock(mutex_);
+  return rights_;
 }
 
 StagedImage::Item& StagedImage::item(Ino ino) {
@@ -130,6 +142,10 @@ struct stat StagedImage::stat(Ino ino) const {
 
 void StagedImage::set_attributes(const Request& request, Ino ino, const struct stat& values,
                                  const AttributeChanges& changes) {
+  {
+    const std::lock_guard lock(mutex_);
+    took_part(request);
+  }
   if (changes.size) {
     const auto changing = begin_change();
     std::shared_ptr<StagedContent> content;
@@ -145,7 +161,6 @@ void StagedImage::set_attributes(const Request& request, Ino ino, const struct s
     content_changed(ino, static_cast<uint64_t>(values.st_size));
   }
   const std::lock_guard lock(mutex_);
-  took_part(request);
   Item& it = item(ino);
   const struct timespec time = now();
   if (changes.mode) it.mode = (it.mode & S_IFMT) | (values.st_mode & 07777);
@@ -183,6 +198,7 @@ std::vector<DirEntry> StagedImage::list(Ino directory) {
 
 Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const Request& request) {
   check_filling();
+  took_part(request);
   Item& parent = item(directory);
   if (directory != root_ino_ && parent.parent == 0) fail(ENOENT, "{}: {} has been removed", path_, parent.name);
   if (parent.children.contains(name)) fail(EEXIST, "{}: {} is there already", path_, name);
@@ -198,7 +214,6 @@ Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const 
   parent.children.emplace(name, ino);
   parent.mtime = parent.ctime = child.mtime;
   items_.emplace(ino, std::move(child));
-  took_part(request);
   if (refused_.empty()) error_.reset();  // of the attempt before
   return ino;
 }
@@ -323,6 +338,7 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
                          const std::string& to) {
   const std::lock_guard lock(mutex_);
   check_filling();
+  took_part(request);
   const auto found = item(directory).children.find(name);
   if (found == item(directory).children.end()) fail(ENOENT, "{}: no {}", path_, name);
   const Ino ino = found->second;
@@ -347,7 +363,6 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
     builder_->rename(old_path, path_locked(item(at)));
     unsettle(old_path);
   }
-  took_part(request);
   settle_below(ino);
   return settled(request, path_locked(item(ino)));
 }
@@ -410,13 +425,10 @@ Work StagedImage::settled(const Request& request, const std::string& path) {
 
 Work StagedImage::begin_finish(const Request& request) {
   state_ = State::finishing;
-  return {[this, self = shared_from_this(), request, caller = request.caller()](const CancelFlag& cancel) {
-            finish(request, caller, cancel);
-          },
-          {}};
+  return {[this, self = shared_from_this(), request](const CancelFlag& cancel) { finish(request, cancel); }, {}};
 }
 
-void StagedImage::finish(const Request& request, const Caller& caller, const CancelFlag& cancel) {
+void StagedImage::finish(const Request& request, const CancelFlag& cancel) {
   const auto end = [&](const std::string& line, const Error* error) {
     {
       const std::lock_guard lock(mutex_);
@@ -430,7 +442,7 @@ void StagedImage::finish(const Request& request, const Caller& caller, const Can
     // Writes that were under way when the state changed; later ones are refused.
     { const std::unique_lock drained(changing_); }
     verify_image(*builder_, true);
-    end(owner_.complete(*this, caller, cancel), nullptr);
+    end(owner_.complete(*this, rights(), cancel), nullptr);
   } catch (const Error& error) {
     end({}, &error);
     throw;

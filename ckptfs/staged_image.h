@@ -45,13 +45,17 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
  public:
   enum class State { filling, finishing, over };
 
-  StagedImage(std::unique_ptr<ImageBuilder> builder, std::string path, const Request& creator, mode_t mode,
-              StagingOwner& owner);
+  /// `rights` are those of the creator, when it made the directory.
+  StagedImage(std::unique_ptr<ImageBuilder> builder, std::string path, const Request& creator, Caller rights,
+              mode_t mode, StagingOwner& owner);
 
   /// The node of the image's directory.
   NodePtr root();
   const std::string& path() const { return path_; }   ///< "restore/1234", for messages
   const Request& creator() const { return creator_; }
+  /// What everybody who has filled it may do. Nobody else's rights count at its end, least of all those of whoever
+  /// closes its last file: that may be a set-uid program to which a user has lent the descriptor.
+  Caller rights() const;
   ImageBuilder& builder() { return *builder_; }
   State state() const;
   bool empty() const;
@@ -112,7 +116,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   Ino add(Ino directory, const std::string& name, mode_t mode, const Request&);
   void detach(Ino ino);
   void check_filling() const;
-  void took_part(const Request&);
+  void took_part(const Request&);   ///< Error(EPERM) for another user
   void settle_below(Ino ino);
   void unsettle(const std::string& path);
   void forget_refusal();
@@ -120,7 +124,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   void read_manifest();
   Work begin_finish(const Request&);
 
-  void finish(const Request&, const Caller&, const CancelFlag&);
+  void finish(const Request&, const CancelFlag&);
   void refuse(const Request&, const Error&);
   NodePtr node(Ino ino);
 
@@ -138,6 +142,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   State state_ = State::filling;
   std::unordered_map<Ino, Item> items_;
   Completion completion_;
+  Caller rights_;
   std::set<pid_t> participants_;
   std::optional<std::string> error_;
   std::string refused_;   ///< the file at whose close error_ was found; empty where it is of an attempt before

@@ -9,10 +9,11 @@ namespace ckpt {
 StagingArea::StagingArea(Ino ino, std::string where, Store& store, CommandLog& log)
     : Node(ino), where_(std::move(where)), store_(store), log_(log) {}
 
-std::shared_ptr<StagedImage> StagingArea::make(const Request& request, const std::string& name, mode_t mode) {
+std::shared_ptr<StagedImage> StagingArea::make(const Request& request, Caller rights, const std::string& name,
+                                               mode_t mode) {
   std::string path = where_ + "/" + name;
   auto builder = store_.begin_image(path);
-  return std::make_shared<StagedImage>(std::move(builder), std::move(path), request, mode, *this);
+  return std::make_shared<StagedImage>(std::move(builder), std::move(path), request, std::move(rights), mode, *this);
 }
 
 std::shared_ptr<StagedImage> StagingArea::find_current(const std::string& name) const {
@@ -38,7 +39,7 @@ std::shared_ptr<StagedImage> StagingArea::find(const Request& request, const std
 }
 
 std::shared_ptr<StagedImage> StagingArea::begin(const Request& request, const std::string& name, mode_t mode) {
-  auto image = make(request, name, mode);
+  auto image = make(request, request.caller(), name, mode);
   const std::lock_guard lock(mutex_);
   if (!current_.emplace(name, image).second) fail(EEXIST, "{}/{}: is there already", where_, name);
   return image;

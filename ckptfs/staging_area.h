@@ -39,7 +39,7 @@ class StagingArea : public Node, public StagingOwner {
   /// Called with the image's end, before its name is free again; restore/ leaves the reason there.
   virtual std::shared_ptr<StagedImage> successor(StagedImage&, const Error*) { return nullptr; }
 
-  std::shared_ptr<StagedImage> make(const Request&, const std::string& name, mode_t mode);
+  std::shared_ptr<StagedImage> make(const Request&, Caller rights, const std::string& name, mode_t mode);
 
   const std::string where_;
   Store& store_;

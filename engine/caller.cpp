@@ -6,16 +6,43 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/process/proc_limits.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
 namespace {
 
-bool in_our_user_namespace(const std::string& proc_dir) {
-  return read_link(AT_FDCWD, proc_dir + "/ns/user") == read_link(AT_FDCWD, "/proc/self/ns/user");
+bool in_our_namespace(const std::string& proc_dir, const std::string& file) {
+  return read_link(AT_FDCWD, proc_dir + "/ns/" + file) == read_link(AT_FDCWD, "/proc/self/ns/" + file);
+}
+
+bool in_our_user_namespace(const std::string& proc_dir) { return in_our_namespace(proc_dir, "user"); }
+
+// Those that a process resumed by us would be let out of. The others (UTS, cgroup, time) keep nobody from anything.
+std::string find_other_namespace(const std::string& proc_dir) {
+  constexpr std::pair<const char*, const char*> kKinds[] = {
+      {"user", "user"}, {"pid", "pid"}, {"mnt", "mount"}, {"net", "network"}, {"ipc", "IPC"}};
+  for (const auto& [file, name] : kKinds) {
+    if (!in_our_namespace(proc_dir, file)) return name;
+  }
+  return {};
+}
+
+std::array<rlim_t, RLIM_NLIMITS> read_hard_limits(const std::string& proc_dir) {
+  const std::string path = proc_dir + "/limits";
+  const std::string text = read_file(path);
+  std::array<rlim_t, RLIM_NLIMITS> limits{};
+  for (size_t i = 0; i < limits.size(); ++i) limits[i] = parse_limit(text, static_cast<int>(i), path).rlim_max;
+  return limits;
+}
+
+uint64_t own_capabilities() {
+  static const uint64_t caps = read_status(::getpid()).cap_effective;
+  return caps;
 }
 
 bool has_capability(const Caller& caller, int cap) { return (caller.effective_caps >> cap & 1) != 0; }
@@ -50,10 +77,23 @@ bool dumpable(int proc_dir, const ProcStatus& status) {
 
 }  // namespace
 
-Caller Caller::self() {
-  Caller caller = of_request(::getpid(), ::geteuid(), ::getegid());
-  return caller;
+bool Caller::privileged() const { return uid == 0 && (own_capabilities() & ~effective_caps) == 0; }
+
+void Caller::limit_to(const Caller& other) {
+  const auto has_group = [](const Caller& c, gid_t g) { return g == c.gid || std::ranges::count(c.groups, g) != 0; };
+  if (uid != other.uid) fail(EPERM, "user {} may not act for user {}", other.uid, uid);
+  if (!has_group(other, gid)) fail(EPERM, "group {} may not act for group {}", other.gid, gid);
+  std::erase_if(groups, [&](gid_t group) { return !has_group(other, group); });
+  effective_caps &= other.effective_caps;
+  seen = seen && other.seen;
+  no_new_privs = no_new_privs || other.no_new_privs;
+  seccomp = seccomp || other.seccomp;
+  bounding_caps &= other.bounding_caps;
+  for (size_t i = 0; i < hard_limits.size(); ++i) hard_limits[i] = std::min(hard_limits[i], other.hard_limits[i]);
+  if (other_namespace.empty()) other_namespace = other.other_namespace;
 }
+
+Caller Caller::self() { return of_request(::getpid(), ::geteuid(), ::getegid()); }
 
 Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
   Caller caller;
@@ -63,8 +103,15 @@ Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
     const ProcStatus status = read_status(tid);
     caller.pid = status.tgid;
     caller.groups = status.groups;
+    caller.no_new_privs = status.no_new_privs;
+    caller.seccomp = status.seccomp != 0;
+    caller.bounding_caps = status.cap_bounding;
+    const std::string proc_dir = fmt::format("/proc/{}", tid);
     // Capabilities of another user namespace are worth nothing in ours.
-    if (in_our_user_namespace(fmt::format("/proc/{}", tid))) caller.effective_caps = status.cap_effective;
+    if (in_our_user_namespace(proc_dir)) caller.effective_caps = status.cap_effective;
+    caller.other_namespace = find_other_namespace(proc_dir);
+    caller.hard_limits = read_hard_limits(proc_dir);
+    caller.seen = true;
   } catch (const Error&) {
     // The requester has ended, or hides in a pid namespace that is not below ours: nothing beyond uid and gid
     // is granted.

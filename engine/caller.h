@@ -2,9 +2,12 @@
 // never with its own.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace ckpt {
@@ -14,9 +17,21 @@ struct Caller {
   uid_t uid = 0;               ///< filesystem uid and gid
   gid_t gid = 0;
   std::vector<gid_t> groups;   ///< supplementary
-  uint64_t effective_caps = 0; ///< in the initial user namespace; 0 for a plain user
+  uint64_t effective_caps = 0; ///< in our user namespace; 0 for a plain user
 
-  bool privileged() const { return uid == 0; }
+  // What it has given up for good, and must not get back with a process that we make for it.
+  bool seen = false;           ///< false where /proc tells nothing of it: what follows is not known then
+  bool no_new_privs = false;
+  bool seccomp = false;
+  uint64_t bounding_caps = 0;
+  std::array<rlim_t, RLIM_NLIMITS> hard_limits{};
+  std::string other_namespace; ///< kind of the first one that is not ours ("mount"); empty where all are
+
+  /// Root, without less capabilities than we have ourselves: the root of a container is not.
+  bool privileged() const;
+
+  /// Leaves what `other` may do as well. Throws Error(EPERM) where it is another user, or does not have the group.
+  void limit_to(const Caller& other);
 
   /// The calling process itself (for the command line tool).
   static Caller self();

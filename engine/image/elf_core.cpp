@@ -12,6 +12,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/image/debugger_xsave.h"
 #include "engine/image/maps.h"
 
 namespace ckpt {
@@ -92,8 +93,7 @@ int status_number(std::string_view status, std::string_view name) {
   return static_cast<int>(parse_i64(status_word(status, name)).value_or(0));
 }
 
-user_regs_struct read_registers(const ImageSource& image, const std::string& path) {
-  const Record record = Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path);
+user_regs_struct read_registers(const Record& record) {
   user_regs_struct regs{};
 #define CKPT_REGISTER(name) regs.name = record.get_u64(#name)
   CKPT_REGISTER(r15), CKPT_REGISTER(r14), CKPT_REGISTER(r13), CKPT_REGISTER(r12), CKPT_REGISTER(rbp);
@@ -123,30 +123,11 @@ std::vector<int> thread_ids(const ImageSource& image, const std::string& prefix,
   return tids;
 }
 
-/// The area as gdb can read it. Before version 14 it knows one layout, Intel's with AVX-512, and takes nothing at all of an
-/// area that keeps the protection keys closer (AMD's, 2440 bytes): what lies before them is the same on all, so they go.
-std::string debugger_xsave(std::string xsave) {
-  constexpr size_t kXcr0 = 464;         // in the bytes that the kernel leaves to software (struct xregs_state)
-  constexpr size_t kStateBv = 512;
-  constexpr size_t kAvxEnd = 832, kIntelPkruEnd = 2696;
-  constexpr uint64_t kAvx512 = 0xe0, kPkru = 0x200;
-  if (xsave.size() < kAvxEnd || xsave.size() >= kIntelPkruEnd) return xsave;
-  uint64_t features = 0;
-  std::memcpy(&features, &xsave[kXcr0], sizeof features);
-  if ((features & kPkru) == 0 || (features & kAvx512) != 0) return xsave;
-  xsave.resize(kAvxEnd);
-  for (const size_t at : {kXcr0, kStateBv}) {
-    std::memcpy(&features, &xsave[at], sizeof features);
-    features &= ~kPkru;
-    std::memcpy(&xsave[at], &features, sizeof features);
-  }
-  return xsave;
-}
-
 void add_thread_notes(std::string& notes, const ImageSource& image, const std::string& prefix, int tid,
                       std::string_view status, bool first) {
   const std::string path = prefix + "registers/" + std::to_string(tid);
-  const user_regs_struct regs = read_registers(image, path);
+  const Record record = Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path);
+  const user_regs_struct regs = read_registers(record);
   elf_prstatus prstatus{};
   prstatus.pr_pid = tid;
   prstatus.pr_ppid = status_number(status, "PPid");
@@ -184,7 +165,7 @@ void add_thread_notes(std::string& notes, const ImageSource& image, const std::s
   add_note(notes, "CORE", NT_SIGINFO, std::string_view(siginfo.data(), siginfo.size()));
   if (xsave.size() >= kFxsaveSize) {
     add_note(notes, "CORE", NT_FPREGSET, std::string_view(xsave).substr(0, kFxsaveSize));
-    add_note(notes, "LINUX", NT_X86_XSTATE, debugger_xsave(xsave));
+    add_note(notes, "LINUX", NT_X86_XSTATE, debugger_xsave(xsave, record));
   }
 }
 
@@ -244,6 +225,11 @@ void ElfCore::add_pieces() {
     if (vma.path == "[vsyscall]") continue;  // not the process's memory: the same for all
     while (next < segments.size() && segments[next].end <= vma.start) ++next;
     const bool touched = next < segments.size() && segments[next].start < vma.end;
+    // Its pages are the kernel's, in no segment; debuggers want its symbols and its unwind tables.
+    if (const ImageEntry* vdso = image_->find(prefix_ + "vdso"); vma.path == "[vdso]" && vdso && vdso->size == vma.size()) {
+      pieces_.push_back({0, vma.size(), vma.start, vma.size(), elf_flags(vma.prot), vdso->path, 0});
+      continue;
+    }
     uint64_t at = vma.start;
     const auto gap = [&](uint64_t end) {
       if (at >= end) return;

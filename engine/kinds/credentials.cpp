@@ -127,13 +127,17 @@ void set_capabilities(Remote& thread, const Credentials& want) {
 
 /// A caller who has given up rights for good must not get them back with a process that we make for him.
 void check_confinement(const Caller& caller, const Credentials& want, const std::string& where) {
-  if (caller.pid == 0) fail(EPERM, "{}: what the caller may do cannot be seen: it has ended, or hides in a pid namespace", where);
-  const std::string status = read_file(fmt::format("/proc/{}/status", caller.pid));
-  if (!want.no_new_privs && status_field(status, "NoNewPrivs") == "1") {
+  if (!caller.seen) fail(EPERM, "{}: what the caller may do cannot be seen: it has ended, or hides in a pid namespace", where);
+  if (!want.no_new_privs && caller.no_new_privs) {
     fail(EPERM, "{}: the caller runs under no_new_privs, and the image does not", where);
   }
-  if ((want.bounding & ~parse_u64("0x" + status_field(status, "CapBnd")).value_or(0)) != 0) {
+  if ((want.bounding & ~caller.bounding_caps) != 0) {
     fail(EPERM, "{}: its capability bounding set is above the caller's", where);
+  }
+  if (caller.seccomp) fail(EPERM, "{}: the caller runs under seccomp, and the process would not", where);
+  if (!caller.other_namespace.empty()) {
+    fail(EPERM, "{}: the caller is in another {} namespace, and the process would be in ours", where,
+         caller.other_namespace);
   }
 }
 

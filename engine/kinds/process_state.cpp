@@ -32,7 +32,7 @@ void restore_limits(const RestoreContext& ctx) {
     }
     if (have.rlim_cur == want.rlim_cur && have.rlim_max == want.rlim_max) continue;
     // We could raise it for anybody; the caller must be able to reach it himself.
-    if (!ctx.caller.privileged() && want.rlim_max > limit_of(ctx.caller.pid, resource).rlim_max) {
+    if (!ctx.caller.privileged() && want.rlim_max > ctx.caller.hard_limits[static_cast<size_t>(resource)]) {
       fail(EPERM, "{}: '{}' is above the caller's own hard limit", path, limit_name(resource));
     }
     if (::prlimit64(ctx.pid, static_cast<__rlimit_resource>(resource), &want, nullptr) != 0) {

@@ -10,7 +10,6 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/memory_object.h"
-#include "engine/process/proc_limits.h"
 
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66
@@ -110,8 +109,7 @@ void check_rights(const Caller& caller, const Layout& layout) {
     if (vma.start < kLowestAddress) fail(EPERM, "{}: {}: only root may map this address", layout.where, vma.name());
     if (vma.has_flag("lo")) locked += vma.size();
   }
-  if (locked == 0) return;
-  if (locked > limit_of(caller.pid, RLIMIT_MEMLOCK).rlim_cur) {
+  if (locked > caller.hard_limits[RLIMIT_MEMLOCK]) {
     fail(EPERM, "{}: {} bytes of locked memory are more than the caller may lock", layout.where, locked);
   }
 }

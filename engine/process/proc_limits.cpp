@@ -4,7 +4,6 @@
 #include <string_view>
 
 #include "engine/base/error.h"
-#include "engine/base/fd.h"
 #include "engine/base/record.h"
 
 namespace ckpt {
@@ -40,11 +39,6 @@ rlimit64 parse_limit(const std::string& text, int resource, const std::string& w
   const auto words = split_words(std::string_view(text).substr(begin, text.find('\n', begin) - begin));
   if (words.size() < 2) fail(EINVAL, "{}: the line '{}' has no two values", where, name);
   return {parse_value(words[0], where), parse_value(words[1], where)};
-}
-
-rlimit64 limit_of(pid_t pid, int resource) {
-  const std::string path = fmt::format("/proc/{}/limits", pid);
-  return parse_limit(read_file(path), resource, path);
 }
 
 }  // namespace ckpt

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <sys/resource.h>
-#include <sys/types.h>
 
 #include <string>
 
@@ -13,7 +12,5 @@ namespace ckpt {
 const char* limit_name(int resource);
 /// The limit in the text of such a file. Throws Error(EINVAL), with `where` in its sentence.
 rlimit64 parse_limit(const std::string& text, int resource, const std::string& where);
-/// The limit of a process. Throws Error(ENOENT, ESRCH) where it is gone.
-rlimit64 limit_of(pid_t pid, int resource);
 
 }  // namespace ckpt

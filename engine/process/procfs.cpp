@@ -63,6 +63,8 @@ ProcStatus parse_status(std::string_view text, pid_t pid) {
   for (const auto& group : split_words(field("Groups"))) s.groups.push_back(number<gid_t>(group));
   s.cap_permitted = number<uint64_t>(field("CapPrm"), 16);
   s.cap_effective = number<uint64_t>(field("CapEff"), 16);
+  s.cap_bounding = number<uint64_t>(field("CapBnd"), 16);
+  s.no_new_privs = status_field(text, "NoNewPrivs") == "1";
   s.threads = number<int>(field("Threads"));
   s.has_mm = !status_field(text, "VmSize").empty();
   // "Kthread" came with Linux 6.10; before, a kernel thread is what has no memory and yet is no zombie.

@@ -27,7 +27,8 @@ struct ProcStatus {
   std::array<uid_t, 4> uid{};  ///< real, effective, saved, filesystem
   std::array<gid_t, 4> gid{};
   std::vector<gid_t> groups;
-  uint64_t cap_permitted = 0, cap_effective = 0;
+  uint64_t cap_permitted = 0, cap_effective = 0, cap_bounding = 0;
+  bool no_new_privs = false;
   int threads = 0;
   bool kernel_thread = false;  ///< no address space
   bool has_mm = false;         ///< false for a kernel thread and for a zombie

@@ -216,6 +216,30 @@ TEST_F(Faults, process_of_another) {
   expect_unharmed(*program);
 }
 
+// The last close may be made by another: a set-uid program that was given the descriptor closes it at its end.
+TEST_F(FaultyImages, last_close_by_root) {
+  program_->kill_and_reap();
+  constexpr uid_t kUser = 65534;
+  const std::string manifest = read_file(file("manifest"));
+  fs::remove(file("manifest"));
+  ASSERT_EQ(run({"chown", "-R", std::to_string(kUser), archive_}).status, 0);
+  const std::string copy = "cp -r " + archive_ + " " + mount_.path("restore");
+  const std::string user = std::to_string(kUser);
+  const CommandResult copied = run({"setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sh", "-c", copy});
+  ASSERT_EQ(copied.status, 0) << copied.output;
+  const std::string to = mount_.path("restore/" + name_);
+  ASSERT_EQ(setresgid(-1, kUser, -1), 0);
+  ASSERT_EQ(setresuid(-1, kUser, -1), 0);
+  const int fd = open((to + "/manifest").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  EXPECT_EQ(write(fd, manifest.data(), manifest.size()), static_cast<ssize_t>(manifest.size()));
+  ASSERT_EQ(setresuid(-1, 0, -1), 0);
+  ASSERT_EQ(setresgid(-1, 0, -1), 0);
+  EXPECT_EQ(close(fd), -1);
+  EXPECT_EQ(errno, EPERM);
+  EXPECT_NE(read_file(to + "/error").find("is not the caller's"), std::string::npos) << read_file(to + "/error");
+  EXPECT_FALSE(program_->running()) << "a plain user has resumed a process of root";
+}
+
 TEST_F(FaultyImages, pid_in_use) {
   const std::string message = resume(mount_, archive_);
   EXPECT_NE(message.find("File exists"), std::string::npos) << message;

@@ -91,6 +91,15 @@ class MountTest : public testing::Test {
   Mount mount_;
 };
 
+/// Calls `f` with the rights to files of another user.
+void as_user(uid_t uid, const std::function<void()>& f) {
+  ASSERT_EQ(::setresgid(-1, uid, -1), 0);
+  ASSERT_EQ(::setresuid(-1, uid, -1), 0);
+  f();
+  ASSERT_EQ(::setresuid(-1, 0, -1), 0);
+  ASSERT_EQ(::setresgid(-1, 0, -1), 0);
+}
+
 TEST_F(MountTest, TheTree) {
   EXPECT_EQ(run({"ls", mount_.path()}).output, "cores\nctl\nimages\nrestore\nstats\n");
   EXPECT_EQ(run({"ls", path("images")}).output, "4000000\nmine\n");
@@ -360,6 +369,30 @@ TEST(Ckptfs, Usage) {
   std::filesystem::create_directory(mountpoint);
   const std::string options = "nonsense,store=" + directory.path() + "/store";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", options, mountpoint}).status, 0);
+}
+
+TEST_F(MountTest, CtlLentToRootObeysItsOpener) {
+  int ctl = -1;
+  as_user(kUser, [&] { ctl = ::open(path("ctl").c_str(), O_RDWR | O_CLOEXEC); });
+  ASSERT_GE(ctl, 0);
+  // As a set-uid program would write it to the stderr that a user has given it.
+  const std::string command = "delete 4000000\n";
+  EXPECT_EQ(::write(ctl, command.data(), command.size()), -1);
+  EXPECT_EQ(errno, EPERM);
+  ::close(ctl);
+  EXPECT_TRUE(exists(image()));
+}
+
+TEST_F(MountTest, OneUserFillsAnImage) {
+  as_user(kUser, [&] {
+    ASSERT_EQ(::mkdir(path("restore/his").c_str(), 0777), 0);
+    ASSERT_EQ(::chmod(path("restore/his").c_str(), 0777), 0);
+  });
+  as_user(kOther, [&] {
+    EXPECT_EQ(::open(path("restore/his/cmdline").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600), -1);
+    EXPECT_EQ(errno, EPERM);
+  });
+  as_user(kUser, [&] { EXPECT_EQ(::rmdir(path("restore/his").c_str()), 0); });
 }
 
 }  // namespace

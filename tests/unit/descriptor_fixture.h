@@ -43,8 +43,7 @@ class DescriptorTest : public ::testing::Test {
     if (mkdtemp(path.data()) == nullptr) fail_errno("{}", path);
     dir_ = path;
     proc_dir_ = open_at(AT_FDCWD, "/proc/self", O_RDONLY | O_DIRECTORY);
-    caller_.pid = getpid();
-    caller_.uid = getuid();
+    caller_ = Caller::self();
     pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, getpid(), 0)));
   }
   ~DescriptorTest() override { std::system(("rm -rf " + dir_).c_str()); }

@@ -34,7 +34,7 @@ std::shared_ptr<MemoryImage> sample() {
   image->put("auxv", std::string(16, '\1'));
   image->put("registers/100", registers(0x1111));
   image->put("registers/90", registers(0x2222));
-  image->put("registers/90.xsave", std::string(1024, 'x'));
+  image->put("registers/90.xsave", std::string(570, 'x'));
   image->put("maps",
              "10000-14000 r-xp 00001000 08:01 99 /bin/counter\n"
              "20000-25000 rw-p 00000000 00:00 0 [heap]\n"
@@ -96,23 +96,74 @@ TEST(ElfCore, ThreadsBeginWithTheMainThread) {
   user_regs_struct regs{};
   std::memcpy(&regs, &first.pr_reg, sizeof regs);
   EXPECT_EQ(regs.rip, 0x1111u);
-  EXPECT_EQ(notes(core, NT_X86_XSTATE).at(0), std::string(1024, 'x'));
+  EXPECT_EQ(notes(core, NT_X86_XSTATE).at(0), std::string(570, 'x'));
   EXPECT_EQ(notes(core, NT_FPREGSET).at(0), std::string(512, 'x'));
   EXPECT_EQ(notes(core, NT_AUXV).at(0), std::string(16, '\1'));
 }
 
-TEST(ElfCore, AnXsaveAreaThatGdbDoesNotKnowEndsBeforeTheProtectionKeys) {
-  std::string area(2440, '\1');
-  const auto set = [&area](size_t at, uint64_t value) { std::memcpy(&area[at], &value, sizeof value); };
-  set(464, 0x207);
-  set(512, 0x202);
-  const auto image = sample();
-  image->put("registers/100.xsave", area);
-  area.resize(832);
-  set(464, 0x7);
-  set(512, 0x2);
+/// An area with one byte repeated in each component, and the lines that say where they are.
+struct XsaveArea {
+  explicit XsaveArea(size_t size, uint64_t xcr0, uint64_t in_use) : bytes(size, '\0') {
+    set(464, xcr0);
+    set(512, in_use);
+  }
+  void set(size_t at, uint64_t value) { std::memcpy(&bytes[at], &value, sizeof value); }
+  void add(unsigned bit, size_t offset, size_t size, char fill) {
+    std::fill_n(&bytes[offset], size, fill);
+    lines += fmt::format("xsave_component {} {} {}\n", bit, offset, size);
+  }
+  std::string note() const {
+    const auto image = sample();
+    image->put("registers/100.xsave", bytes);
+    image->content("registers/100") += lines;
+    return notes(ElfCore(image), NT_X86_XSTATE).at(0);
+  }
+  std::string bytes, lines;
+};
+
+TEST(ElfCore, AnXsaveAreaWithCloseProtectionKeysIsLaidOutForGdb) {
+  XsaveArea area(2440, 0x207, 0x206);  // AMD's
+  area.add(2, 576, 256, 'a');
+  area.add(9, 2432, 8, 'k');
+  XsaveArea wanted(2696, 0x207, 0x206);
+  wanted.add(2, 576, 256, 'a');
+  wanted.add(9, 2688, 8, 'k');
+  EXPECT_EQ(area.note(), wanted.bytes);
+}
+
+TEST(ElfCore, TilesAreNotForGdb) {
+  XsaveArea area(11008, 0x602e7, 0x602e6);
+  area.add(2, 576, 256, 'a');
+  area.add(5, 1088, 64, 'm');
+  area.add(6, 1152, 512, 'u');
+  area.add(7, 1664, 1024, 'r');
+  area.add(9, 2688, 8, 'k');
+  std::string wanted = area.bytes.substr(0, 2696);
+  area.add(17, 2752, 64, 'c');
+  area.add(18, 2816, 8192, 't');
+  XsaveArea masked(576, 0x2e7, 0x2e6);
+  wanted.replace(0, 576, masked.bytes);
+  EXPECT_EQ(area.note(), wanted);
+}
+
+TEST(ElfCore, AHostileXsaveComponentIsRefused) {
+  for (const char* line : {"2 18446744073709551600 256", "2 400 256", "2 576 99999999999", "2 576", "x y z"}) {
+    XsaveArea area(600, 7, 6);
+    area.lines = fmt::format("xsave_component {}\n", line);
+    EXPECT_THROW(area.note(), Error) << line;
+  }
+}
+
+TEST(ElfCore, TheVdsoIsInIt) {
+  auto image = sample();
+  image->put("vdso", std::string(8192, 'v'));
+  image->content("maps") += "7ff000000000-7ff000002000 r-xp 00000000 00:00 0 [vdso]\n";
   const ElfCore core(image);
-  EXPECT_EQ(notes(core, NT_X86_XSTATE).at(0), area);
+  const Elf64_Phdr last = program_headers(core).back();
+  EXPECT_EQ(last.p_vaddr, 0x7ff000000000u);
+  std::string bytes(last.p_filesz, '?');
+  core.read(last.p_offset, std::as_writable_bytes(std::span(bytes)));
+  EXPECT_EQ(bytes, std::string(8192, 'v'));
 }
 
 TEST(ElfCore, NotesTellOfTheProcess) {

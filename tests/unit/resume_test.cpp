@@ -1,6 +1,9 @@
 // resume(): programs that are checkpointed into a store in memory, ended, and resumed, go on as if nothing had been.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -309,32 +312,51 @@ TEST_F(ResumeTest, APlainUserResumesOnlyHisOwn) {
   pid_ = 0;
 }
 
-TEST_F(ResumeTest, ACallerUnderNoNewPrivsResumesOnlyWhatIsUnderItToo) {
+/// A process that has run `confine` and waits.
+class Confined {
+ public:
+  explicit Confined(const std::function<void()>& confine) : pid_(::fork()) {
+    if (pid_ == 0) {
+      confine();
+      ::prctl(PR_SET_NAME, "confined");
+      for (;;) ::pause();
+    }
+    EXPECT_TRUE(eventually([&] { return read_status(pid_).name == "confined"; }));
+  }
+  ~Confined() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_;
+};
+
+TEST_F(ResumeTest, AConfinedCallerIsNotLetOut) {
   start({"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all",
          "sleep", "1000"});
   ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
   const auto image = freeze();
-  const pid_t confined = ::fork();
-  if (confined == 0) {
-    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    ::prctl(PR_SET_NAME, "confined");
-    for (;;) ::pause();
-  }
-  EXPECT_TRUE(eventually([&] { return read_status(confined).name == "confined"; }));
-  Caller plain;
-  plain.pid = confined;
-  plain.uid = plain.gid = 65534;
-  try {
-    resume(*image, plain, {});
-    ADD_FAILURE() << "the caller has got rid of no_new_privs";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.err(), EPERM);
-    EXPECT_NE(e.sentence().find("no_new_privs"), std::string::npos) << e.sentence();
-  }
-  EXPECT_FALSE(exists(pid_));
+  const auto expect_refused = [&](const char* word, const std::function<void()>& confine) {
+    const Confined confined(confine);
+    try {
+      resume(*image, Caller::of_request(confined.pid(), 65534, 65534), {});
+      ADD_FAILURE() << "the caller has got rid of " << word;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.err(), EPERM);
+      EXPECT_NE(e.sentence().find(word), std::string::npos) << e.sentence();
+    }
+    EXPECT_FALSE(exists(pid_));
+  };
+  expect_refused("no_new_privs", [] { ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); });
+  expect_refused("seccomp", [] {
+    sock_filter allow_all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    sock_fprog program = {1, allow_all};
+    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+  });
+  expect_refused("mount namespace", [] { ::unshare(CLONE_NEWNS); });
   pid_ = 0;
-  ::kill(confined, SIGKILL);
-  ::waitpid(confined, nullptr, 0);
 }
 
 TEST_F(ResumeTest, APlainUserResumesAProcessOfHisOwn) {
@@ -342,9 +364,7 @@ TEST_F(ResumeTest, APlainUserResumesAProcessOfHisOwn) {
          "sleep", "1000"});
   ASSERT_TRUE(eventually([&] { return read_status(pid_).name == "sleep"; }));
   const auto image = freeze();
-  Caller plain;
-  plain.pid = ::getpid();
-  plain.uid = plain.gid = 65534;
+  const Caller plain = Caller::of_request(::getpid(), 65534, 65534);
   const pid_t pid = pid_;
   pid_ = 0;
   pid_ = resume(*image, plain, {}).pid;
