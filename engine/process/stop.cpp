@@ -31,7 +31,10 @@ StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid))
   site_ = find_injection_site(pid, parse_mappings(read_file(proc_dir_.get(), "maps")));
   while (seize_new_threads()) {
   }
-  if (tracees_.empty() || tracees_.front()->tid() != pid) fail(ESRCH, "{}: the process has ended", pid);
+  // Not always the lowest id: ids begin anew at /proc/sys/kernel/pid_max.
+  if (std::none_of(tracees_.begin(), tracees_.end(), [pid](const auto& t) { return t->tid() == pid; })) {
+    fail(ESRCH, "{}: the process has ended", pid);
+  }
 }
 
 StoppedProcess::~StoppedProcess() { resume(); }

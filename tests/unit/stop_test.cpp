@@ -1,10 +1,12 @@
 // Stopping a whole process: threads that are born and die meanwhile, signals under load, job control, time
 // limits.
 #include <gtest/gtest.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "engine/base/error.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
+#include "engine/process/stub.h"
 #include "tests/unit/target.h"
 
 namespace ckpt {
@@ -55,6 +58,49 @@ int read_clock(Report* report) {
     for (int i = 0; i < 1000; ++i) asm volatile("" : "+r"(sum) : "r"(now.tv_nsec));
   }
   return 0;
+}
+
+/// An id that was free a moment ago.
+pid_t fresh_id() {
+  Child child([] { return 0; });
+  const pid_t id = child.pid();
+  child.join();
+  return id;
+}
+
+// Where ids have begun anew between the start of a process and that of its thread.
+TEST(StoppedProcess, AThreadMayHaveALowerIdThanItsProcess) {
+  if (::geteuid() != 0) GTEST_SKIP() << "a chosen pid needs privileges";
+  std::optional<Stub> stub;
+  pid_t pid = 0, tid = 0;
+  const bool made = eventually([&] {
+    tid = fresh_id();
+    pid = fresh_id();
+    if (tid > pid) std::swap(tid, pid);
+    try {
+      stub.emplace(pid, true);
+      stub->add_thread(tid);
+      return true;
+    } catch (const Error& e) {
+      if (e.err() != EEXIST) throw;  // somebody else has taken one of them
+      stub.reset();
+      return false;
+    }
+  });
+  ASSERT_TRUE(made);
+  user_regs_struct loop{};
+  ASSERT_EQ(::ptrace(PTRACE_GETREGS, pid, 0, &loop), 0);
+  stub->release(false, [&loop](StubThread& thread) { ::ptrace(PTRACE_SETREGS, thread.tid(), 0, &loop); });
+  {
+    StoppedProcess process(pid);
+    process.stop();
+    ASSERT_EQ(process.threads().size(), 2u);
+    EXPECT_EQ(process.threads()[0]->tid(), pid);
+    EXPECT_EQ(process.threads()[1]->tid(), tid);
+    EXPECT_EQ(process.leader().tid(), pid);
+  }
+  ::kill(pid, SIGKILL);
+  EXPECT_EQ(::waitpid(pid, nullptr, 0), pid);
 }
 
 TEST(StoppedProcess, LetsThreadsLeaveTheVdso) {
