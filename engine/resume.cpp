@@ -198,6 +198,10 @@ void Resume::start_threads(Stub& stub) {
 }
 
 void Resume::let_go(Stub& stub) {
+  // The main thread comes first here and there.
+  for (size_t i = 0; i < plan_.threads.size(); ++i) {
+    if (plan_.threads[i].registers.has_tiles()) stub.threads().at(i)->use_tiles();
+  }
   stub.close_channel();
   restrict_layout(stub, plan_.layout);
   stub.hand_over();

@@ -105,7 +105,7 @@ class RemoteSyscall : public Remote {
  private:
   struct Borrowed;  // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
-  RemotePtr borrow_main_stack(size_t size) const;
+  RemotePtr borrow_main_stack(size_t step) const;
   void give_back() const;
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;  // from what the thread has: to be set
