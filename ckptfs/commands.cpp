@@ -24,6 +24,7 @@ int flags_of(AfterCapture after) {
   switch (after) {
     case AfterCapture::exit: return CKPT_EXIT;
     case AfterCapture::stop: return CKPT_STOP;
+    case AfterCapture::exit_but_root: return CKPT_EXIT;
     case AfterCapture::go_on: break;
   }
   return 0;

@@ -123,7 +123,7 @@ const DescriptorKind& pipe_kind() {
 
 std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const OpenFd& fd) {
   bool read_end = false, write_end = false;
-  const auto [begin, end] = ctx.fds_by_inode.equal_range({fd.st.st_dev, fd.st.st_ino});
+  const auto [begin, end] = ctx.tree->by_inode.equal_range({fd.st.st_dev, fd.st.st_ino});
   for (auto it = begin; it != end && !(read_end && write_end); ++it) {
     const OpenFd& other = *it->second;
     if ((other.flags & O_PATH) != 0) continue;
@@ -134,9 +134,9 @@ std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const O
   const UniqueFd mine = ctx.take(fd.fd);
   if (other_end_is_gone(mine.get(), read_end)) return std::nullopt;
   if (fd.target.starts_with('/')) {
-    return fmt::format("a FIFO ({}) whose other end is outside the process cannot be checkpointed", fd.target);
+    return fmt::format("a FIFO ({}) whose other end is outside the process tree cannot be checkpointed", fd.target);
   }
-  return "a pipe whose other end is outside the process cannot be checkpointed";
+  return "a pipe whose other end is outside the process tree cannot be checkpointed";
 }
 
 void capture_pipe_content(const CaptureContext& ctx, int fd, const std::string& object) {

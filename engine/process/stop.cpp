@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/process/vfork.h"
 
 namespace ckpt {
 namespace {
@@ -65,6 +66,10 @@ bool StoppedProcess::seize_new_threads() {
 }
 
 void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
+  if (waits_in_vfork(proc_dir_.get(), thread.tid())) {
+    fail(EBUSY, "{}: thread {} does not stop: it waits in vfork(2) for its child to end or to become another program", pid_,
+         thread.tid());
+  }
   const std::string dir = fmt::format("task/{}/", thread.tid());
   const std::string text = read_or_empty(proc_dir_.get(), dir + "status");
   const std::string wchan = read_or_empty(proc_dir_.get(), dir + "wchan");
@@ -74,10 +79,13 @@ void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
 }
 
 void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool>* cancel) {
+  // Its child needs a few milliseconds, or will not be done soon.
+  const Clock::time_point in_vfork = Clock::now() + std::chrono::seconds(1);
   for (const auto& thread : tracees_) {
     while (!thread->wait_stop(std::min(deadline, Clock::now() + std::chrono::milliseconds(20)))) {
       if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
-      if (Clock::now() >= deadline) fail_unstoppable(*thread);
+      const bool late = Clock::now() >= in_vfork && waits_in_vfork(proc_dir_.get(), thread->tid());
+      if (late || Clock::now() >= deadline) fail_unstoppable(*thread);
     }
   }
 }
@@ -103,9 +111,14 @@ void StoppedProcess::stop_outside_vdso(const std::atomic<bool>* cancel) {
   stop(cancel);
 }
 
-void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
+void StoppedProcess::interrupt() {
   stopped_at_ = Clock::now();
   resumed_at_ = {};
+  for (const auto& thread : tracees_) thread->interrupt();
+}
+
+void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
+  if (stopped_at_ == Clock::time_point{} || resumed_at_ != Clock::time_point{}) interrupt();
   try {
     // A running thread may make another one until it stops itself: until nothing new is found.
     do {

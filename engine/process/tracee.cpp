@@ -54,7 +54,8 @@ long Tracee::request(int what, void* addr, void* data, const char* name) const {
 }
 
 void Tracee::interrupt() {
-  if (state_ != State::running) return;
+  if (state_ != State::running || asked_) return;
+  asked_ = true;
   // ESRCH: it is ending; the wait will tell.
   if (ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) < 0 && errno != ESRCH) {
     fail_errno("{}: thread {}: PTRACE_INTERRUPT", pid_, tid_);
@@ -67,6 +68,7 @@ void Tracee::note_stop(int status) {
     return;
   }
   state_ = State::stopped;
+  if (status >> 16 == PTRACE_EVENT_STOP) asked_ = false;
   if (status >> 16 == PTRACE_EVENT_STOP) group_stopped_ = WSTOPSIG(status) != SIGTRAP;
 }
 
