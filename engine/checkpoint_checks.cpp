@@ -161,8 +161,7 @@ constexpr std::string_view kKnownFlags =
 void refuse_unknown_flags(pid_t pid, const Vma& vma) {
   for (const std::string& word : split_words(vma.vm_flags)) {
     if (kKnownFlags.find(" " + word + " ") != std::string_view::npos) continue;
-    // "lf", which has its name since Linux 6.5 only: no other flag of a locked mapping is shown so.
-    if (word == "??" && vma.has_flag("lo")) continue;
+    if (word == "??" && vma.nameless_lock_on_fault()) continue;
     fail(EOPNOTSUPP, "{}: {}: has the flag '{}' (VmFlags in smaps), which this version does not know", pid, vma.name(),
          escape(word));
   }

@@ -115,6 +115,22 @@ bool Vma::has_flag(std::string_view two_letters) const {
   return false;
 }
 
+// Words stand in the order of their bits, and a bit without a name is "??" (show_smap_vma_flags() in fs/proc/task_mmu.c,
+// include/linux/mm.h). VM_LOCKONFAULT, nameless in Linux 6.1, is the one bit between VM_DONTEXPAND ("de") and VM_ACCOUNT
+// ("ac"): all below it have names, so a name from above must follow.
+bool Vma::nameless_lock_on_fault() const {
+  constexpr std::string_view kBelow = " rd wr ex sh mr mw me ms gd um pf uw lo io sr rr dc de ";
+  constexpr std::string_view kAbove = " ac nr ht sf ar wf dd sd mm hg nh mg ";
+  const auto one_of = [](std::string_view list, const std::string& word) {
+    return list.find(" " + word + " ") != std::string_view::npos;
+  };
+  const std::vector<std::string> words = split_words(vm_flags);
+  const auto at = std::find(words.begin(), words.end(), "??");
+  return at != words.end() && at + 1 != words.end() && std::find(words.begin(), at, "lo") != at &&
+         std::all_of(words.begin(), at, [&](const std::string& word) { return one_of(kBelow, word); }) &&
+         std::all_of(at + 1, words.end(), [&](const std::string& word) { return one_of(kAbove, word); });
+}
+
 bool Vma::special() const {
   // [vvar_vclock] since 6.13; [uprobes] is the kernel's own page as well.
   return path == "[vdso]" || path == "[vsyscall]" || path == "[uprobes]" || path.rfind("[vvar", 0) == 0;

@@ -27,6 +27,10 @@ struct Vma {
   uint64_t size() const { return end - start; }
   uint32_t protection_key = 0;   ///< of smaps (pkeys(7)), 0 where not read
   bool has_flag(std::string_view two_letters) const;
+  /// Whether the one "??" in vm_flags, if there is one, stands for memory locked on fault (mlock2(2)), and nothing else
+  /// can have been meant by it.
+  bool nameless_lock_on_fault() const;
+  bool locked_on_fault() const { return has_flag("lf") || nameless_lock_on_fault(); }
   bool anonymous() const { return inode == 0 && !shared; }
   bool special() const;          ///< [vdso], [vvar], [vvar_vclock], [vsyscall]: the kernel's own, never saved
   /// A mapping of a file without a name: memfd, shared anonymous memory, System V segment, deleted file.

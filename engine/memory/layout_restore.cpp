@@ -185,9 +185,7 @@ void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   install_guards(leader, layout.marks);
   for (const Vma& vma : layout.vmas) {
     if (!vma.has_flag("lo") || vma.special()) continue;
-    // "lf" has its name since Linux 6.5 only (show_smap_vma_flags() in fs/proc/task_mmu.c); before, of all flags that a
-    // locked mapping can have, this one alone is shown as "??".
-    const uint64_t on_fault = vma.has_flag("lf") || vma.has_flag("??") ? MLOCK_ONFAULT : 0;
+    const uint64_t on_fault = vma.locked_on_fault() ? MLOCK_ONFAULT : 0;
     const long r = leader.syscall(SYS_mlock2, vma.start, vma.size(), on_fault);
     // Memory that may not be read, or is guarded, is locked, but cannot be brought in: ENOMEM says so (mm/mlock.c).
     const bool unreadable = (vma.prot & PROT_READ) == 0 || layout.marks.guarded(vma);

@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -30,21 +33,40 @@ StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid))
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
   // Slow in a process not seen before (a search through libc), so it is done while the process runs.
   site_ = find_injection_site(pid, parse_mappings(read_file(proc_dir_.get(), "maps")));
-  while (seize_new_threads()) {
-  }
-  if (tracees_.empty() || tracees_.front()->tid() != pid) fail(ESRCH, "{}: the process has ended", pid);
+  // Once only: a process that makes threads faster than they are seized would never be done with. stop() finds the rest.
+  seize_new_threads();
+  if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
 }
 
 StoppedProcess::~StoppedProcess() { resume(); }
 
+bool StoppedProcess::has_leader() const {
+  return std::any_of(tracees_.begin(), tracees_.end(), [this](const auto& t) { return t->tid() == pid_; });
+}
+
+void StoppedProcess::fail_main_thread_ended() const {
+  fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid_);
+}
+
+// The list of tasks may lack a thread: it ends early where the one just listed dies (next_tid() in fs/proc/base.c). The
+// number of links of the directory counts them all (proc_task_getattr() there): those that we hold do not end.
+bool StoppedProcess::holds_all_threads() const {
+  struct stat st {};
+  if (::fstatat(proc_dir_.get(), "task", &st, 0) != 0) fail(ESRCH, "{}: the process has ended", pid_);
+  return st.st_nlink == tracees_.size() + 2;
+}
+
 // Seizes the threads that are not yet ours; true if there were any.
 bool StoppedProcess::seize_new_threads() {
+  std::vector<pid_t> ours;
+  for (const auto& thread : tracees_) ours.push_back(thread->tid());
+  std::sort(ours.begin(), ours.end());
   bool any = false;
   for (const pid_t tid : list_tasks(proc_dir_.get())) {
-    if (std::any_of(tracees_.begin(), tracees_.end(), [tid](const auto& t) { return t->tid() == tid; }))
-      continue;
+    if (std::binary_search(ours.begin(), ours.end(), tid)) continue;
     try {
-      tracees_.push_back(std::make_unique<Tracee>(pid_, tid));
+      // What it makes from now on is ours from birth: or one that ends when it has made the next would be chased for ever.
+      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, PTRACE_O_TRACECLONE));
       any = true;
     } catch (const Error& e) {
       if (e.err() == ESRCH) continue;  // ended meanwhile
@@ -54,8 +76,11 @@ bool StoppedProcess::seize_new_threads() {
       const ProcStatus status = parse_status(text, tid);
       if (status.state == 'Z' || status.state == 'X') {
         if (tid != pid_ || status.threads <= 1) continue;
-        fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed",
-             pid_);
+        fail_main_thread_ended();
+      }
+      if (status.tracer == ::gettid()) {
+        any = true;  // from birth: its maker will tell
+        continue;
       }
       if (status.tracer != 0)
         fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
@@ -63,6 +88,23 @@ bool StoppedProcess::seize_new_threads() {
     }
   }
   return any;
+}
+
+// Takes what the threads have made since they were seized; true if there was anything.
+bool StoppedProcess::take_born_threads(Clock::time_point deadline) {
+  std::vector<pid_t> born;
+  for (const auto& thread : tracees_) {
+    for (const pid_t tid : thread->take_born()) born.push_back(tid);
+  }
+  for (const pid_t tid : born) {
+    auto thread = std::make_unique<Tracee>(pid_, tid, Tracee::FromBirth{});
+    if (::faccessat(proc_dir_.get(), fmt::format("task/{}", tid).c_str(), F_OK, 0) == 0) {
+      tracees_.push_back(std::move(thread));
+    } else {
+      thread->wait_stop(deadline);  // a process of its own: let go
+    }
+  }
+  return !born.empty();
 }
 
 void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
@@ -84,6 +126,11 @@ void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool
   for (const auto& thread : tracees_) {
     while (!thread->wait_stop(std::min(deadline, Clock::now() + std::chrono::milliseconds(20)))) {
       if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
+      // Its end is not reported before that of the others, which we hold.
+      if (thread->tid() == pid_ && tracees_.size() > 1) {
+        const std::string status = read_or_empty(proc_dir_.get(), "status");
+        if (!status.empty() && parse_status(status, pid_).state == 'Z') fail_main_thread_ended();
+      }
       const bool late = Clock::now() >= in_vfork && waits_in_vfork(proc_dir_.get(), thread->tid());
       if (late || Clock::now() >= deadline) fail_unstoppable(*thread);
     }
@@ -120,20 +167,24 @@ void StoppedProcess::interrupt() {
 void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
   if (stopped_at_ == Clock::time_point{} || resumed_at_ != Clock::time_point{}) interrupt();
   try {
-    // A running thread may make another one until it stops itself: until nothing new is found.
-    do {
+    // A running thread may make another one until it stops itself.
+    const auto deadline = stopped_at_ + limit;
+    for (bool more = true; more;) {
       for (const auto& thread : tracees_) thread->interrupt();
-      wait_all(stopped_at_ + limit, cancel);
+      wait_all(deadline, cancel);
       for (const auto& thread : tracees_) {
-        if (outside_vdso_) leave_vdso(*thread, stopped_at_ + limit);
+        if (outside_vdso_) leave_vdso(*thread, deadline);
       }
-    } while (seize_new_threads());
-    std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
+      more = take_born_threads(deadline);
+      std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
+      if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
+      if (Clock::now() >= deadline) fail(EBUSY, "{}: it makes threads faster than they can be stopped", pid_);
+      more |= seize_new_threads() || !holds_all_threads();
+    }
     std::sort(tracees_.begin(), tracees_.end(),
               [](const auto& a, const auto& b) { return a->tid() < b->tid(); });
     const auto leader =
         std::find_if(tracees_.begin(), tracees_.end(), [this](auto& t) { return t->tid() == pid_; });
-    if (leader == tracees_.end()) fail(ESRCH, "{}: the process has ended", pid_);
     std::rotate(tracees_.begin(), leader, leader + 1);
     maps_ = read_file(proc_dir_.get(), "maps");
     site_.mappings = parse_mappings(maps_);

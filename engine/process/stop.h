@@ -23,7 +23,7 @@ namespace ckpt {
 
 class StoppedProcess {
  public:
-  /// Seizes all threads of the process. Throws Error: ESRCH, EPERM, EBUSY (traced by somebody: the sentence
+  /// Seizes the threads of the process. Throws Error: ESRCH, EPERM, EBUSY (traced by somebody: the sentence
   /// names him), EOPNOTSUPP (its main thread has ended).
   explicit StoppedProcess(pid_t pid);
   ~StoppedProcess();
@@ -70,10 +70,14 @@ class StoppedProcess {
   uint64_t stop_ns() const;
 
  private:
+  bool has_leader() const;
+  bool holds_all_threads() const;
   bool seize_new_threads();
+  bool take_born_threads(std::chrono::steady_clock::time_point deadline);
   void wait_all(std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
   void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline);
   [[noreturn]] void fail_unstoppable(const Tracee& thread) const;
+  [[noreturn]] void fail_main_thread_ended() const;
 
   pid_t pid_;
   UniqueFd proc_dir_;

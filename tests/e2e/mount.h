@@ -12,7 +12,7 @@ namespace ckpt_test {
 
 /// Asks `condition` every few milliseconds until it holds; false when `limit` has passed.
 bool wait_until(const std::function<bool()>& condition,
-                std::chrono::milliseconds limit = std::chrono::seconds(30));
+                std::chrono::milliseconds limit = std::chrono::seconds(60));
 
 bool exists(const std::string& path);
 std::string read_file(const std::string& path);          ///< empty if it cannot be read

@@ -121,9 +121,9 @@ inline void wait_for_go(const std::function<void()>& meanwhile = {}) {
 
 /// Waits for something that another thread of the program brings about.
 inline void wait_until(const std::function<bool()>& condition, const char* what) {
-  const int64_t limit = now_ns() + 20'000'000'000;
+  const int64_t limit = now_ns() + 50'000'000'000;
   while (!condition()) {
-    REQUIRE(now_ns() < limit, "waited 20 s in vain until %s", what);
+    REQUIRE(now_ns() < limit, "waited 50 s in vain until %s", what);
     sleep_ns(1'000'000);
   }
 }

@@ -60,6 +60,28 @@ TEST(Maps, AFlagThatNobodyKnowsIsRefused) {
   }
 }
 
+// Linux 6.1 shows memory locked on fault as "lo ?? ...".
+TEST(Maps, ANamelessFlagIsTakenOnlyWhereItIsTheLockOnFault) {
+  auto vmas = parse_maps("00400000-00402000 rw-p 00000000 00:00 0 \n", "smaps");
+  for (const char* flags : {"rd wr mr mw me lo ?? ac sd", "rd mr mw me lo sr de ?? sd", "rd wr sh mr mw me ms lo ?? sd"}) {
+    vmas[0].vm_flags = flags;
+    EXPECT_TRUE(vmas[0].locked_on_fault()) << flags;
+    EXPECT_NO_THROW(refuse_mappings(1, vmas)) << flags;
+  }
+  // Not locked; of a bit below, or above; of which cannot be told; two of them; the lock on fault is another.
+  for (const char* flags : {"rd wr mr mw me ?? ac sd", "rd wr mr mw me ?? lo ac sd", "rd wr mr mw me lo ac ?? sd",
+                            "rd wr mr mw me lo ac sd ??", "rd wr mr mw me lo ??", "rd wr mr mw me lo ?? ?? ac sd",
+                            "rd wr mr mw me lo lf ?? ac sd", "rd wr mr mw me lo ?? ac ?? sd", "?? lo"}) {
+    vmas[0].vm_flags = flags;
+    EXPECT_FALSE(vmas[0].nameless_lock_on_fault()) << flags;
+    EXPECT_THROW(refuse_mappings(1, vmas), Error) << flags;
+  }
+  vmas[0].vm_flags = "rd wr mr mw me lo lf ac sd";
+  EXPECT_TRUE(vmas[0].locked_on_fault());
+  vmas[0].vm_flags = "rd wr mr mw me lo ac sd";
+  EXPECT_FALSE(vmas[0].locked_on_fault());
+}
+
 TEST(Maps, RefusesWhatNoKernelWrites) {
   const char* bad[] = {
       "hello\n",

@@ -1,6 +1,8 @@
 // Stopping a whole process: threads that are born and die meanwhile, signals under load, job control, time
 // limits.
 #include <gtest/gtest.h>
+#include <linux/sched.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
@@ -96,29 +98,146 @@ TEST(StoppedProcess, HoldsEveryThreadStill) {
   EXPECT_EQ(child.join(), 0);
 }
 
+int make_threads(Report* report) {
+  report->ready = 1;
+  while (!report->finish) {
+    std::thread a([&] { ++report->rounds; });
+    std::thread b([&] { ++report->rounds; });
+    a.join();
+    b.join();
+  }
+  return 0;
+}
+
+// Of threads that each make the next one and end, only one is alive at a time.
+void* pass_on(void* argument) {
+  auto* report = static_cast<Report*>(argument);
+  ++report->rounds;
+  pthread_t next;
+  if (report->finish) {
+    report->signals = 1;
+  } else if (::pthread_create(&next, nullptr, pass_on, report) == 0) {
+    ::pthread_detach(next);
+  }
+  return nullptr;
+}
+
+int chain_threads(Report* report) {
+  pass_on(report);
+  report->ready = 1;
+  while (report->signals == 0) ::usleep(1000);
+  return 0;
+}
+
+// Again and again; at each stop no thread runs, listed or not: the count stands still.
+void expect_stopped(Child& child, Report& report, int times) {
+  for (int i = 0; i < times; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    EXPECT_EQ(process.remotes().front()->tid(), child.pid());
+    const uint64_t before = report.rounds;
+    const UniqueFd dir = open_proc(child.pid());
+    for (const pid_t tid : list_tasks(dir.get())) EXPECT_EQ(read_status(tid).state, 't');
+    process.leader().syscall(SYS_getpid);
+    ::usleep(100);
+    EXPECT_EQ(report.rounds, before);
+  }
+  report.finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
 TEST(StoppedProcess, ThreadsMayBeBornAndDieMeanwhile) {
+  Shared<Report> report;
+  Child child([&] { return make_threads(&*report); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  expect_stopped(child, *report, 100);
+}
+
+TEST(StoppedProcess, AThreadThatIsAlwaysAnotherIsCaught) {
+  Shared<Report> report;
+  Child child([&] { return chain_threads(&*report); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  expect_stopped(child, *report, 100);
+}
+
+// A child with the highest free pid: what it makes has lower numbers, as after the numbers have begun again.
+pid_t fork_with_a_high_pid() {
+  for (pid_t pid = std::stoi(read_file("/proc/sys/kernel/pid_max")) - 1; pid > 1000; --pid) {
+    clone_args args{};
+    args.exit_signal = SIGCHLD;
+    args.set_tid = reinterpret_cast<uint64_t>(&pid);
+    args.set_tid_size = 1;
+    const long made = ::syscall(SYS_clone3, &args, sizeof args);
+    if (made >= 0 || errno != EEXIST) return static_cast<pid_t>(made);
+  }
+  return -1;
+}
+
+TEST(StoppedProcess, ThreadsMayHaveLowerNumbersThanTheMainThread) {
+  Shared<Report> report;
+  Child child([&] { return make_threads(&*report); }, fork_with_a_high_pid);
+  if (child.pid() < 0) GTEST_SKIP() << "choosing a pid needs CAP_CHECKPOINT_RESTORE";
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  expect_stopped(child, *report, 100);
+}
+
+// clone(2) with another signal than SIGCHLD makes a process that looks like a thread to its tracer.
+TEST(StoppedProcess, AProcessMadeMeanwhileIsLetGo) {
   Shared<Report> report;
   Child child([&] {
     report->ready = 1;
     while (!report->finish) {
-      std::thread a([&] { ++report->rounds; });
-      std::thread b([&] { ++report->rounds; });
-      a.join();
-      b.join();
+      const long made = ::syscall(SYS_clone, 0, 0, 0, 0, 0);
+      if (made == 0) ::_exit(++report->rounds > 0 ? 3 : 0);
+      int status = 0;
+      if (::waitpid(static_cast<pid_t>(made), &status, __WALL) != made || WEXITSTATUS(status) != 3) return 1;
     }
     return 0;
   });
-  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  ASSERT_TRUE(eventually([&] { return report->rounds > 0; }));
   for (int i = 0; i < 100; ++i) {
     StoppedProcess process(child.pid());
     process.stop();
-    const UniqueFd dir = open_proc(child.pid());
-    for (const pid_t tid : list_tasks(dir.get())) {
-      const char state = read_status(tid).state;
-      EXPECT_TRUE(state == 't' || state == 'X' || state == 'Z') << state;
-    }
-    process.leader().syscall(SYS_getpid);
+    EXPECT_EQ(process.remotes().size(), 1u);
+    process.resume();
+    const uint64_t before = report->rounds;
+    ASSERT_TRUE(eventually([&] { return report->rounds > before + 1; }));
   }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
+// Seized, the main thread ends while another goes on: its end is reported to nobody as long as the other lives.
+TEST(StoppedProcess, AMainThreadThatEndsIsNamedAtOnce) {
+  Shared<Report> report;
+  Child child([&] {
+    std::thread other([&] {
+      report->ready = 1;
+      while (!report->finish) ++report->rounds;
+      ::_exit(0);
+    });
+    other.detach();
+    while (report->signals == 0) ::usleep(100);
+    ::syscall(SYS_exit, 0);  // of this thread only; pthread_exit would unwind it
+    return 1;
+  });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  int err = 0;
+  std::thread tracer([&] {
+    try {
+      StoppedProcess process(child.pid());
+      report->signals = 1;
+      if (!eventually([&] { return read_status(child.pid()).state == 'Z'; })) return;
+      process.stop();
+    } catch (const Error& e) {
+      err = e.err();
+      EXPECT_NE(e.sentence().find("main thread"), std::string::npos) << e.sentence();
+    }
+  });
+  tracer.join();
+  EXPECT_EQ(err, EOPNOTSUPP);
+  const uint64_t before = report->rounds;
+  EXPECT_TRUE(eventually([&] { return report->rounds > before + 10; }));
   report->finish = true;
   EXPECT_EQ(child.join(), 0);
 }

@@ -1,6 +1,7 @@
 // A child process to be traced by a test, which reports on itself through shared memory.
 #pragma once
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -12,6 +13,10 @@
 #include <functional>
 #include <new>
 #include <thread>
+
+#include "engine/base/error.h"
+#include "engine/base/fd.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt::test {
 
@@ -46,7 +51,7 @@ class Shared {
 /// Runs `body` in a child; its result is the exit status. Killed and reaped at the end, by pid.
 class Child {
  public:
-  explicit Child(const std::function<int()>& body) : pid_(::fork()) {
+  explicit Child(const std::function<int()>& body, const std::function<pid_t()>& make = ::fork) : pid_(make()) {
     if (pid_ != 0) return;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     // An exception must not run on into the test: its objects here are the parent's business.
@@ -59,7 +64,14 @@ class Child {
   ~Child() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
+    // A test that has failed may trace its threads: the end of each is reported to the tracer before that of the process.
+    while (::waitpid(pid_, nullptr, WNOHANG) == 0) {
+      const UniqueFd dir(::open(fmt::format("/proc/{}", pid_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      for (const pid_t tid : list_tasks(dir.get())) {
+        if (tid != pid_) ::waitpid(tid, nullptr, __WALL | WNOHANG);
+      }
+      ::usleep(100);
+    }
   }
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
