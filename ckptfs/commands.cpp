@@ -69,6 +69,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     if (command.answer) command.answer->give(value);
   };
   try {
+    if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     answer(flags_of(command.after));
     catalog_.changed();

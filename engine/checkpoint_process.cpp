@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <tuple>
+
 #include "engine/answer.h"
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
@@ -119,13 +121,15 @@ void ProcessCapture::capture_proc_files() {
 }
 
 // Asked in the stop: before and after it the process may be another program with other rights. The image of a set-uid
-// program, or of one that has made itself unreadable, is root's: the files of such a process in /proc are root's too
-// (task_dump_owner() in fs/proc/base.c).
+// program, of one that has made itself unreadable (the files of such a process in /proc are root's too,
+// task_dump_owner() in fs/proc/base.c), or of one with capabilities is root's: its user could not trace it.
 void ProcessCapture::note_owner(const ProcStatus& status) {
+  const auto rights = [](const ProcStatus& s) { return std::tie(s.uid, s.gid, s.cap_permitted); };
+  if (rights(status) != rights(status_)) check_may_checkpoint(shared_.caller, pid_);
   struct stat st {};
   const bool readable = ::fstatat(proc_dir_.get(), "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
   const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
-                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2];
+                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2] && status.cap_permitted == 0;
   owner_uid_ = readable && plain ? status.uid[0] : 0;
   owner_gid_ = readable && plain ? status.gid[0] : 0;
 }

@@ -18,6 +18,8 @@ namespace {
 
 /// Looks at a tree that changes; see TreeCapture::look.
 constexpr int kLooks = 5;
+/// Attempts that an execve(2) may spoil.
+constexpr int kExecs = 10;
 
 std::vector<pid_t> pids_of(const auto& processes) {
   std::vector<pid_t> pids;
@@ -389,11 +391,17 @@ bool TreeCapture::worth_another(const std::exception& error) {
     without = without.empty() ? "write-protect" : "fork";
     return true;
   }
-  if (at_work_ == 0 || at_work_ == shared_.root || lessons_.read_in_stop || root_ended()) return false;
-  const auto found = std::ranges::find_if(members_, [this](const auto& m) { return m->pid() == at_work_; });
-  if (found == members_.end() || !(*found)->ends()) return false;
-  lessons_.read_in_stop = true;
-  return true;
+  if (root_ended()) return false;
+  if (at_work_ != 0 && at_work_ != shared_.root && !lessons_.read_in_stop) {
+    const auto found = std::ranges::find_if(members_, [this](const auto& m) { return m->pid() == at_work_; });
+    if (found != members_.end() && (*found)->ends()) {
+      lessons_.read_in_stop = true;
+      return true;
+    }
+  }
+  // A thread that is not the main one has executed a program, and has its id now.
+  const auto* known = dynamic_cast<const Error*>(&error);
+  return known != nullptr && known->err() == ESRCH && ++lessons_.execs <= kExecs;
 }
 
 }  // namespace ckpt

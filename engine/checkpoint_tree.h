@@ -26,6 +26,8 @@ struct CaptureLessons {
   std::map<pid_t, std::string> without;
   /// Descendants that end, or become other programs, before they are read: read them all in the stop.
   bool read_in_stop = false;
+  /// Attempts that an execve(2) has spoilt.
+  int execs = 0;
   /// A process to wait for: another checkpoint had it in the stop of the last attempt. 0 for none.
   pid_t busy = 0;
 };

@@ -172,7 +172,7 @@ pid_t TreeResume::run() {
 
   StubTree tree(shared_.root, shared_.options.as_child);
   {
-    // The stubs stay on one CPU until the scheduling room gives each thread its own affinity; those who are made inherit it.
+    // The stubs stay on one CPU until restore_affinity() gives each thread its own; those who are made inherit it.
     CpuPin pin(tree.root());
     pin.leave_stubs();
     make_family(tree);

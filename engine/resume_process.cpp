@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/credentials.h"
 #include "engine/kinds/process_room.h"
+#include "engine/kinds/scheduling.h"
 #include "engine/kinds/signals.h"
 #include "engine/memory/fill.h"
 #include "engine/process/proc_status.h"
@@ -122,6 +123,7 @@ void ProcessResume::restore_state(Stub& stub) const {
 }
 
 void ProcessResume::make_ready(Stub& stub) const {
+  for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
   stub.make_ready([&](StubThread& thread) {
     const auto planned = std::ranges::find(threads_, thread.tid(), &PlannedThread::tid);
     apply_registers(thread.tid(), planned->registers);

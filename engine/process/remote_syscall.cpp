@@ -125,6 +125,11 @@ InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings) {
   return site;
 }
 
+bool holds_code(pid_t pid, const InjectionSite& site) {
+  if (!site.survives_us()) return site.syscall_ret.addr != 0 && holds(pid, site.syscall_ret, kSyscall);
+  return holds(pid, site.syscall_ret, kSyscallRet) && holds_restorer(pid, site.restorer);
+}
+
 namespace {
 
 size_t padded_frame_bytes() { return (signal_frame_bytes() + 63) & ~63ull; }

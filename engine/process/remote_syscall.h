@@ -67,6 +67,9 @@ struct InjectionSite {
 /// instruction.
 InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings);
 
+/// Whether the code is still there: an exec, or the end of a library, may have come since it was found.
+bool holds_code(pid_t pid, const InjectionSite& site);
+
 /// Not thread-safe; used by the tracing thread only, while the thread is stopped.
 class RemoteSyscall : public Remote {
  public:

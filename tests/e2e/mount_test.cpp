@@ -395,5 +395,26 @@ TEST_F(MountTest, OneUserFillsAnImage) {
   as_user(kUser, [&] { EXPECT_EQ(::rmdir(path("restore/his").c_str()), 0); });
 }
 
+TEST_F(MountTest, ANameTooLongForAnImageChangesNothing) {
+  const std::string to = path("restore/long");
+  ASSERT_EQ(::mkdir(to.c_str(), 0700), 0);
+  ASSERT_EQ(::mkdir((to + "/fds").c_str(), 0700), 0);
+  write_file(to + "/fds/0", "type file\n");
+  EXPECT_EQ(::rename((to + "/fds/0").c_str(), (to + "/" + std::string(300, 'x')).c_str()), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(::rename((to + "/fds").c_str(), (to + "/" + std::string(300, 'x')).c_str()), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(read_file(to + "/fds/0"), "type file\n");
+  EXPECT_EQ(sh("rm -r " + to).status, 0);
+}
+
+TEST_F(MountTest, ALabelDoesNotPushAnothersImageAside) {
+  const CommandResult result = run_as(kUser, "sleep 1000 & echo $! name=4000000 > " + path("ctl") + "; cat " +
+                                                 path("ctl") + "; kill $!");
+  EXPECT_NE(result.output.find("another user's"), std::string::npos) << result.output;
+  EXPECT_TRUE(exists(image()));
+  EXPECT_FALSE(exists(path("images/4000000@1")));
+}
+
 }  // namespace
 }  // namespace ckpt_test
