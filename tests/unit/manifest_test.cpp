@@ -70,7 +70,7 @@ TEST(Manifest, RefusesAnotherFormatAndOtherDigests) {
 
 TEST(Manifest, RefusesPathsThatLeadOutOrClash) {
   for (const char* path : {"../x", "/etc/passwd", "a//b", "a/./b", "a/../b", "", ".", "a/", "a\\\\000b", "manifest",
-                           "fds", "fds/3/x", "exe/y", "manifest/z", "a\\\\9"}) {
+                           "fds", "fds/3/x", "exe/y", "manifest/z", "a\\\\9", "a\\\\012b", "a\\\\177"}) {
     EXPECT_EQ(refusal("fds/3", path), std::string(path) == "fds" ? 0 : std::string(path) == "fds/3/x" ? 0
                                       : EINVAL) << path;
   }
@@ -101,6 +101,19 @@ TEST(Manifest, RefusesFieldsThatAreMissingOrTwice) {
   EXPECT_EQ(refusal("\"machine\"", "\"machin\""), EINVAL);
   EXPECT_EQ(refusal("\"type\": \"file\", ", ""), EINVAL);
   EXPECT_EQ(refusal("\"size\": 10, ", "\"size\": 10, \"size\": 10, "), EINVAL);
+}
+
+TEST(Manifest, SaysWhatIsWrongInOneShortLine) {
+  for (const std::string& text : {"{\"format\": " + std::string(100000, '1') + "}", std::string("{\n\n\"format\"\n: 1x}")}) {
+    try {
+      Manifest::parse(text, "m");
+      ADD_FAILURE() << "it was taken";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.err(), EINVAL);
+      EXPECT_LT(e.sentence().size(), 400u);
+      EXPECT_EQ(e.sentence().find('\n'), std::string::npos);
+    }
+  }
 }
 
 TEST(Manifest, PassesOverFieldsItDoesNotKnow) {
