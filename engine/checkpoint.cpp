@@ -130,7 +130,7 @@ void Capture::look_before_the_stop() {
   refuse_process(pid_, proc_dir_.get(), status_);
   memory_.read();
   refuse_mappings(pid_, memory_.vmas());
-  refuse_descriptors(pid_, read_fd_table(pid_, proc_dir_.get()));
+  refuse_descriptors(pid_, read_fd_table(pid_, proc_dir_.get()), options_.no_sockets);
 }
 
 void Capture::prepare_snapshot() {
@@ -200,8 +200,9 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.objects = &objects_;
   ctx.later = &later_;
   ctx.later_bytes = &later_bytes_;
+  ctx.no_sockets = options_.no_sockets;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
-  refuse_descriptors(pid_, fds);  // it may have opened something since
+  refuse_descriptors(pid_, fds, options_.no_sockets);  // it may have opened something since
   capture_descriptors(ctx, fds);
   capture_rooms(ctx, process.remotes());
   capture_shared_mappings(ctx, memory_.vmas());
