@@ -39,8 +39,7 @@ std::vector<ImageEntry> ImageSource::below(std::string_view dir) const {
 }
 
 bool valid_image_path(std::string_view path) {
-  const auto control = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
-  if (path.empty() || path.size() > 4095 || std::any_of(path.begin(), path.end(), control)) return false;
+  if (path.empty() || path.size() > 4095 || path.find('\0') != path.npos) return false;
   while (true) {
     const size_t slash = path.find('/');
     const std::string_view part = path.substr(0, slash);

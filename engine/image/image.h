@@ -73,8 +73,7 @@ class ImageSink {
   virtual std::shared_ptr<BlockSink> create(std::string_view path, uint64_t size) = 0;
 };
 
-/// True for a path that may stand in an image: relative, at most 4095 bytes, no empty, "." or ".." component, no
-/// control byte: it stands in sentences of one line.
+/// True for a path that may stand in an image: relative, at most 4095 bytes, no empty, "." or ".." component, no NUL.
 bool valid_image_path(std::string_view path);
 
 /// An image in an ordinary directory (an archive). Opens the directory once and never follows a symbolic link out

