@@ -40,7 +40,7 @@ void SharedCapture::check_cancel() const {
 ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
     : shared_(shared),
       pid_(pid),
-      prefix_(pid == shared.root ? "" : fmt::format("children/{}/", pid)),
+      prefix_(process_prefix(pid, shared.root)),
       proc_dir_(open_proc(pid)),
       memory_(pid, proc_dir_.get()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));

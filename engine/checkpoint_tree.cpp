@@ -6,7 +6,8 @@
 #include <time.h>
 
 #include <algorithm>
-#include <fstream>
+#include <map>
+#include <set>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
@@ -241,11 +242,12 @@ void TreeCapture::stop() {
   }
   if (born_in_stop_) refuse_sharing(pids_of(order_), false);
   // Whoever was seen before the stop and is nowhere now has ended.
-  std::erase_if(members_, [this](const auto& m) { return std::ranges::find(order_, m.get()) == order_.end(); });
+  const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
+  std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });
 }
 
 void TreeCapture::capture_zombie(const Relations& zombie) {
-  const std::string prefix = fmt::format("children/{}/", zombie.pid);
+  const std::string prefix = process_prefix(zombie.pid, shared_.root);
   capture_family(*shared_.image, prefix, zombie);
   shared_.image->put(prefix + "status", read_file(open_proc(zombie.pid).get(), "status"));
 }
@@ -255,7 +257,9 @@ void TreeCapture::capture_stopped() {
   ::clock_gettime(CLOCK_REALTIME, &now);
   time_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   // Whoever has a description first owns it: parents before their children.
-  std::ranges::sort(members_, {}, [this](const auto& m) { return std::ranges::find(order_, m.get()); });
+  std::map<const ProcessCapture*, size_t> place;
+  for (size_t i = 0; i < order_.size(); ++i) place.emplace(order_[i], i);
+  std::ranges::sort(members_, {}, [&](const auto& m) { return place.at(m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
   for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));

@@ -66,7 +66,6 @@ class ProcessResume {
 
  private:
   struct PlannedThread {
-    pid_t tid = 0;
     RestoredRegisters registers;
     uint64_t signal_mask = 0;
   };
@@ -77,7 +76,7 @@ class ProcessResume {
 
   SharedResume& shared_;
   RestoreContext ctx_;
-  std::vector<PlannedThread> threads_;   // the main thread first
+  std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
   Layout layout_;
   UniqueFd root_;

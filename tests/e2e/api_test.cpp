@@ -141,12 +141,7 @@ TEST_F(Api, TheProgramOfTheManual) {
   kill(program.pid(), SIGCKPT);
   // The image is there before the program goes on to say so; what it prints stays in its buffer until it has tidied up.
   ASSERT_TRUE(wait_output("ready\ncheckpointed\n"));
-  const std::string image = std::to_string(program.pid());
-  program.kill_and_reap();
-  const std::string copy = scratch_.path() + "/" + image;
-  ASSERT_TRUE(archive(mount_, image, copy));
-  ASSERT_EQ(resume(mount_, copy), "");
-  program.resumed();
+  ASSERT_NO_FATAL_FAILURE(move_through_archive(mount_, program, scratch_.path()));
   EXPECT_TRUE(wait_until([&] { return output().find("resumed\n") != std::string::npos; })) << output();
 }
 
