@@ -33,8 +33,8 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.caller = shared.caller;
   ctx_.pid = pid;
   ctx_.objects = &shared.objects;
+  ctx_.tables = &shared.tables;
   ctx_.undo = &shared.undo;
-  ctx_.descriptions = &shared.descriptions;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;
   ctx_.prefix = ctx_.prefix_of(pid);
@@ -80,7 +80,8 @@ void ProcessResume::open_files() {
   list_segments(shared_.image, ctx_.prefix, layout_.vmas);
   files_.emplace(ctx_, layout_);
   const bool is_root = ctx_.pid == shared_.root;
-  fds_ = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
+  auto fds = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
+  shared_.tables.emplace(ctx_.pid, std::move(fds));
 }
 
 void ProcessResume::add_threads(Stub& stub) const {
@@ -89,22 +90,25 @@ void ProcessResume::add_threads(Stub& stub) const {
   }
 }
 
-void ProcessResume::place_descriptors(Stub& stub) {
-  int highest = -1;
-  for (const RestoredFd& fd : fds_.fds) highest = std::max(highest, fd.fd);
+void ProcessResume::complete_files(Stub& stub) {
+  ctx_.give = [&stub](int local) { return stub.give(local); };
+  const int highest = fds().fds.empty() ? -1 : fds().fds.back().fd;
   stub.open_channel(highest + 1, files_->count());
-  complete_descriptors(ctx_, fds_, stub.leader());
+  complete_descriptors(ctx_, fds(), stub.leader());
+}
+
+void ProcessResume::adopt_files() { adopt_descriptors(ctx_, fds()); }
+
+void ProcessResume::place_descriptors(Stub& stub) {
   std::vector<Placement> to;
-  for (const RestoredFd& fd : fds_.fds) {
-    to.push_back({fds_.files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
+  for (const RestoredFd& fd : fds().fds) {
+    to.push_back({fds().files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
   }
-  std::sort(to.begin(), to.end(), [](const Placement& a, const Placement& b) { return a.number < b.number; });
   stub.place(to);
-  fds_.files.clear();
+  fds().files.clear();
 }
 
 void ProcessResume::build(Stub& stub) {
-  ctx_.give = [&stub](int local) { return stub.give(local); };
   place_descriptors(stub);
   build_layout(stub, layout_, *files_);
 }
@@ -115,7 +119,11 @@ void ProcessResume::fill(Stub& stub) const {
 
 void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout_, *files_); }
 
-void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds_, stub.leader()); }
+void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds(), stub.leader()); }
+
+const ProcessResume::PlannedThread& ProcessResume::planned(pid_t tid) const {
+  return *std::ranges::find(threads_, tid, &PlannedThread::tid);
+}
 
 void ProcessResume::restore_state(Stub& stub) const {
   std::vector<Remote*> threads;
