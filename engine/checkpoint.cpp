@@ -100,7 +100,6 @@ class Capture {
   void note_owner(const ProcStatus& status);
   void capture_memory_map();
   void read_pages();
-  void release_snapshot();
   CheckpointResult commit(StoppedProcess& process);
 
   Store& store_;
@@ -226,21 +225,6 @@ void Capture::capture_memory_map() {
   image_->put("smaps", memory_.smaps());
 }
 
-void Capture::release_snapshot() {
-  if (!snapshot_->wants_release_stop()) {
-    snapshot_->release(nullptr);
-    return;
-  }
-  try {
-    StoppedProcess process(pid_);
-    process.stop();
-    snapshot_->release(&process.leader());
-  } catch (const Error&) {
-    // It has ended, or cannot be stopped now: what is left goes with our descriptors.
-    snapshot_->release(nullptr);
-  }
-}
-
 ManifestHeader make_header(pid_t pid, const ProcStatus& status) {
   utsname uts{};
   ::uname(&uts);
@@ -277,7 +261,8 @@ CheckpointResult Capture::run(std::string_view without) {
   set_touched(pid_, true);
   look_before_the_stop();
   image_ = store_.begin_image(fmt::format("checkpoint of {}", pid_));
-  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .without = without}, memory_.vmas());
+  snapshot_ = choose_snapshot(
+      {.pid = pid_, .stays_stopped = !goes_on, .without = without, .only = options_.snapshot}, memory_.vmas());
   prepare_snapshot();
   check_cancel();
 
@@ -286,18 +271,10 @@ CheckpointResult Capture::run(std::string_view without) {
   capture_stopped(process);
   if (snapshot_->needs_stop()) read_pages();
   if (goes_on) process.resume();
-  try {
-    if (!snapshot_->needs_stop()) read_pages();
-    for (const auto& work : later_) work();
-    capture_memory_map();
-  } catch (...) {
-    if (goes_on) release_snapshot();
-    throw;
-  }
-  if (goes_on)
-    release_snapshot();
-  else
-    snapshot_->release(&process.leader());
+  if (!snapshot_->needs_stop()) read_pages();
+  for (const auto& work : later_) work();
+  capture_memory_map();
+  snapshot_->release();
   set_touched(pid_, !goes_on);
 
   const CheckpointResult result = commit(process);

@@ -37,6 +37,8 @@ struct CheckpointOptions {
   /// Address of the word by which the process itself hears of it (engine/answer.h), 0 for none.
   uint64_t answer_at = 0;
   const CancelFlag* cancel = nullptr;
+  /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
+  std::string snapshot;
 };
 
 struct CheckpointResult {

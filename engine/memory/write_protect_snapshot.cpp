@@ -32,7 +32,7 @@ constexpr int kManyRuns = 12;
 class WriteProtectSnapshot : public Snapshot {
  public:
   explicit WriteProtectSnapshot(pid_t pid) : shared_(pid, kSidePages) {}
-  ~WriteProtectSnapshot() override { release(nullptr); }
+  ~WriteProtectSnapshot() override { release(); }
 
   const char* name() const override { return "write-protect"; }
   bool wants_prepare_stop() const override { return true; }
@@ -41,7 +41,7 @@ class WriteProtectSnapshot : public Snapshot {
   void fix(const std::vector<Vma>& vmas, Remote& leader) override;
   std::vector<Range> touched(const Vma& vma) override;
   void read(Range range, std::span<std::byte> out) override;
-  void release(Remote* leader) noexcept override;
+  void release() noexcept override;
 
  private:
   static bool protectable(const Vma& vma) { return vma.anonymous() && !vma.special(); }
@@ -328,7 +328,7 @@ void WriteProtectSnapshot::read(Range range, std::span<std::byte> out) {
   }
 }
 
-void WriteProtectSnapshot::release(Remote*) noexcept {
+void WriteProtectSnapshot::release() noexcept {
   if (!shared_.protector) return;
   shared_.lost = true;   // nothing needs to be copied any more before it is un-protected
   // The handler answers faults until nothing is registered; what it cannot answer any more is woken by the kernel.
