@@ -27,6 +27,7 @@ struct CheckpointCommand {
   pid_t pid = 0;
   AfterCapture after = AfterCapture::go_on;
   std::string name;   ///< label; empty for the pid
+  bool no_sockets = false;             ///< CKPT_NO_SOCKETS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
 };

@@ -20,13 +20,14 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 }
 
 /// What ckpt_checkpoint returns.
-int flags_of(AfterCapture after) {
-  switch (after) {
-    case AfterCapture::exit: return CKPT_EXIT;
-    case AfterCapture::stop: return CKPT_STOP;
+int flags_of(const CheckpointCommand& command) {
+  const int flags = command.no_sockets ? CKPT_NO_SOCKETS : 0;
+  switch (command.after) {
+    case AfterCapture::exit: return flags | CKPT_EXIT;
+    case AfterCapture::stop: return flags | CKPT_STOP;
     case AfterCapture::go_on: break;
   }
-  return 0;
+  return flags;
 }
 
 /// Of the exception that is being handled.
@@ -62,14 +63,16 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   CheckpointOptions options;
   options.after = command.after;
   options.name = command.name;
+  options.no_sockets = command.no_sockets;
   options.answer_at = command.answer_at;
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
     if (command.answer) command.answer->give(value);
   };
   try {
+    if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
-    answer(flags_of(command.after));
+    answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;
     return fmt::format("{}: checkpointed as {} in {:.1f} ms (stopped {:.1f} ms)", command.pid, result.name,

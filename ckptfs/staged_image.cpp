@@ -78,12 +78,15 @@ bool StagedImage::lingers_for(const Request& request) const {
 }
 
 void StagedImage::took_part(const Request& request) {
+  const auto time = std::chrono::steady_clock::now();
+  if (last_filler_.is(request) && time - last_filler_.seen < kRightsLast) return;
   const Caller caller = request.caller();
   try {
     rights_.limit_to(caller);
   } catch (const Error& error) {
     fail(error.err(), "{}: is being filled by user {}: {}", path_, rights_.uid, error.sentence());
   }
+  last_filler_ = {request, time};
   participants_.insert(caller.pid);  // 0 stands for all who live in another pid namespace
 }
 
@@ -182,7 +185,7 @@ NodePtr StagedImage::lookup(const Request&, Ino directory, const std::string& na
   last_use_ = std::chrono::steady_clock::now();
   const Item& parent = item(directory);
   if (const auto found = parent.children.find(name); found != parent.children.end()) return node(found->second);
-  if (directory != root_ino_ || name != kErrorName) fail(ENOENT, "{}: no {}", path_, name);
+  if (directory != root_ino_ || name != kErrorName) return nullptr;
   return std::make_shared<TextNode>(next_dynamic_ino(), 0400, parent.uid, parent.gid,
                                     [self = shared_from_this()] { return self->condition() + "\n"; });
 }
@@ -342,19 +345,24 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
   const auto found = item(directory).children.find(name);
   if (found == item(directory).children.end()) fail(ENOENT, "{}: no {}", path_, name);
   const Ino ino = found->second;
+  // The builder knows files only: a directory moves file by file.
+  const std::string from_path = path_locked(item(ino));
+  const std::string to_path = (to_directory == root_ino_ ? "" : path_locked(item(to_directory)) + "/") + to;
+  std::vector<std::pair<Ino, std::string>> moved;
+  const std::function<void(Ino)> collect = [&](Ino at) {
+    const std::string old_path = path_locked(item(at));
+    if (!valid_image_path(to_path + old_path.substr(from_path.size()))) {
+      fail(EINVAL, "{}: {} is no name for a file", path_, to);
+    }
+    for (const auto& [child_name, child] : item(at).children) collect(child);
+    if (!S_ISDIR(item(at).mode)) moved.emplace_back(at, old_path);
+  };
+  collect(ino);
   if (const auto target = item(to_directory).children.find(to); target != item(to_directory).children.end()) {
     if (target->second == ino) return {};
     if (!item(target->second).children.empty()) fail(ENOTEMPTY, "{}: {} is not empty", path_, to);
     detach(target->second);
   }
-  // The builder knows files only: a directory moves file by file.
-  const std::string from_path = path_locked(item(ino));
-  std::vector<std::pair<Ino, std::string>> moved;
-  const std::function<void(Ino)> collect = [&](Ino at) {
-    for (const auto& [child_name, child] : item(at).children) collect(child);
-    if (!S_ISDIR(item(at).mode)) moved.emplace_back(at, path_locked(item(at)));
-  };
-  collect(ino);
   item(directory).children.erase(name);
   item(to_directory).children.emplace(to, ino);
   item(ino).parent = to_directory;

@@ -36,6 +36,8 @@ struct CheckpointOptions {
   std::string name;            ///< label of the image; empty for the pid
   /// Address of the word by which the process itself hears of it (engine/answer.h), 0 for none.
   uint64_t answer_at = 0;
+  /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
+  bool no_sockets = false;
   const CancelFlag* cancel = nullptr;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;

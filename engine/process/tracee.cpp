@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstring>
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
@@ -21,6 +22,7 @@ namespace {
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
 constexpr size_t kSigsetBytes = 8;            // of the kernel
+constexpr int kStopSpins = 200;
 
 int ptrace_request(int what, pid_t tid, void* addr, void* data) {
   return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
@@ -119,14 +121,41 @@ bool Tracee::wait_stop(Deadline deadline) {
   return true;
 }
 
+void Tracee::notice_end() {
+  if (state_ == State::running) {
+    if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return;
+    // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
+    // end is not reported before that of the others.
+    const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
+    std::array<char, 128> text{};
+    if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
+      const char* const name_end = std::strrchr(text.data(), ')');
+      if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return;
+    }
+    state_ = State::gone;
+    return;
+  }
+  int status = 0;
+  const pid_t got = state_ == State::stopped ? ::waitpid(tid_, &status, __WALL | WNOHANG) : 0;
+  if (got > 0) note_stop(status);
+  if (got < 0 && errno == ECHILD) state_ = State::gone;
+}
+
 void Tracee::run_to_syscall_stop() {
   int signal = 0;
   for (;;) {
     request(PTRACE_SYSCALL, nullptr, as_data(signal), "PTRACE_SYSCALL");
     int status = 0;
     pid_t got = 0;
-    do got = ::waitpid(tid_, &status, __WALL);
-    while (got < 0 && errno == EINTR);
+    // It stops within a few microseconds. Where it has a CPU of its own, waking us up would take longer than that.
+    for (int spins = 0; spins < kStopSpins && got == 0; ++spins) {
+      got = ::waitpid(tid_, &status, __WALL | WNOHANG);
+      if (got == 0) ::sched_yield();
+    }
+    if (got == 0) {
+      do got = ::waitpid(tid_, &status, __WALL);
+      while (got < 0 && errno == EINTR);
+    }
     if (got < 0)
       state_ = State::gone;
     else
