@@ -9,7 +9,6 @@
 // return into a call of exit_group(2), and the process waits for the maker by itself.
 #include <sched.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -26,7 +25,8 @@ namespace {
 
 class ForkSnapshot : public Snapshot {
  public:
-  explicit ForkSnapshot(pid_t pid) : pid_(pid), memory_(pid), scanner_(pid) {}
+  ForkSnapshot(pid_t pid, std::function<bool()> orphans_stay)
+      : pid_(pid), orphans_stay_(std::move(orphans_stay)), memory_(pid), scanner_(pid) {}
   ~ForkSnapshot() override { release(); }
 
   const char* name() const override { return "fork"; }
@@ -47,9 +47,10 @@ class ForkSnapshot : public Snapshot {
   pid_t make_child(Remote& leader) const;
   void run_maker(pid_t maker) const;
   void adopt_child(pid_t child);
-  bool may_have_child(Remote& leader) const;
+  bool may_have_child() const;
 
   const pid_t pid_;
+  const std::function<bool()> orphans_stay_;
   RemoteMemory memory_;
   PageScanner scanner_;
   StopCopies copies_;
@@ -68,7 +69,7 @@ int wait_for_task(pid_t task) {
 }
 
 void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
-  if (!may_have_child(leader)) return;
+  if (!may_have_child()) return;
   const pid_t child = make_child(leader);
   if (child == 0) return;
   adopt_child(child);
@@ -78,17 +79,14 @@ void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
   }
 }
 
-bool ForkSnapshot::may_have_child(Remote& leader) const {
+bool ForkSnapshot::may_have_child() const {
   // What a process in another pid namespace makes has numbers that are not ours.
   const std::string status = read_file(fmt::format("/proc/{}/status", pid_));
   const size_t at = status.find("\nNSpid:\t");
   if (at != std::string::npos && status.substr(at + 8, status.find('\n', at + 8) - at - 8) != std::to_string(pid_)) {
     return false;
   }
-  // A subreaper would get the child back.
-  leader.put(int{1});
-  return leader.syscall(SYS_prctl, PR_GET_CHILD_SUBREAPER, leader.scratch().addr) == 0 &&
-         leader.get<int>(leader.scratch()) == 0;
+  return !orphans_stay_ || !orphans_stay_();
 }
 
 /// 0 where none could be made (limits, memory, nothing to return through).
@@ -160,6 +158,8 @@ void ForkSnapshot::release() noexcept {
 
 }  // namespace
 
-std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid) { return std::make_unique<ForkSnapshot>(pid); }
+std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay) {
+  return std::make_unique<ForkSnapshot>(pid, std::move(orphans_stay));
+}
 
 }  // namespace ckpt

@@ -84,6 +84,9 @@ struct SnapshotTarget {
   std::string_view without = {};
   /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.
   std::string_view only = {};
+  /// Asked in fix(): whether a child that the process left behind would come to a process of this checkpoint, which must
+  /// not see it. None: it would not.
+  std::function<bool()> orphans_stay = {};
 };
 
 /// Decides from the kernel, our own privileges, and the process's table and resident size. Cheap (no page table is
@@ -93,9 +96,9 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
 /// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.
 /// `buffer`: where no more than these bytes are found, they are read during fix() and the process need not wait.
 std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
-std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid);
+std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay = {});
 std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
 /// By its name().
-std::unique_ptr<Snapshot> make_snapshot(std::string_view name, pid_t pid);
+std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target);
 
 }  // namespace ckpt

@@ -198,6 +198,27 @@ TEST_P(KilledAtEveryStep, TheProcessGoesOnAsIfNothingHadBeen) {
   EXPECT_EQ(child.join(), 0);
 }
 
+/// Whatever is left behind below a subreaper becomes its child, and its end a SIGCHLD.
+TEST(ForkSnapshot, LeavesNoChildToASubreaper) {
+  Shared<Report> report;
+  Child child([&] {
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+    struct sigaction action {};
+    action.sa_handler = [](int) { ::_exit(9); };
+    ::sigaction(SIGCHLD, &action, nullptr);
+    return Victim{false}.run(*report);
+  });
+  ASSERT_TRUE(eventually([&] { return report->others == 2 && report->ready == 1; }));
+  MemoryStore store;
+  CheckpointOptions options;
+  options.snapshot = "fork";
+  for (int i = 0; i < 3; ++i) checkpoint(store, child.pid(), Caller::self(), options);
+  const UniqueFd dir = open_proc(child.pid());
+  EXPECT_TRUE(list_children(dir.get()).empty());
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(OfEveryStrategy, KilledAtEveryStep,
                          testing::Values(Case{"copy", false}, Case{"copy", true}, Case{"write-protect", false},
                                          Case{"write-protect", true}, Case{"fork", false}, Case{"fork", true}),

@@ -170,7 +170,7 @@ TEST_P(EveryStrategy, ShowsOneInstantOfAWritingProcess) {
     write_for_ever(base, board);
   });
   wait_until([&] { return board->written > 2 * kWriterPages; });
-  auto snapshot = make_snapshot(c.strategy, child.pid());
+  auto snapshot = make_snapshot(c.strategy, {.pid = child.pid()});
   EXPECT_EQ(snapshot->name(), c.strategy);
   MapImage image;
   const bool while_running = c.strategy != "copy";
@@ -219,7 +219,7 @@ TEST_P(EveryStrategy, KeepsEveryKindOfMapping) {
     board->done = 1;
     for (;;) ::pause();
   });
-  auto snapshot = make_snapshot(c.strategy, child.pid());
+  auto snapshot = make_snapshot(c.strategy, {.pid = child.pid()});
   MapImage image;
   bool told = false;
   const bool while_running = c.strategy != "copy";
