@@ -168,6 +168,8 @@ void ProcessCapture::capture(const Relations& relations) {
   ctx.later_bytes = &shared_.later_bytes;
   ctx.tree = &shared_.descriptors;
   ctx.no_sockets = shared_.options.no_sockets;
+  exit_words_.clear();
+  ctx.exit_words = &exit_words_;
   refuse_files();  // it may have opened something since
   capture_descriptors(ctx, files_);
   capture_rooms(ctx, process_->remotes());
@@ -179,6 +181,7 @@ void ProcessCapture::capture(const Relations& relations) {
 }
 
 void ProcessCapture::fix_snapshot() {
+  snapshot_->spare(exit_words_);
   snapshot_->fix(memory_.vmas(), process_->leader());
   process_->finish_calls();
 }

@@ -104,6 +104,7 @@ class ProcessCapture {
   gid_t owner_gid_ = 0;
   MemoryTable memory_;
   std::vector<OpenFd> files_;
+  std::vector<uint64_t> exit_words_;   // see Snapshot::spare
   std::unique_ptr<Snapshot> snapshot_;
   std::unique_ptr<StoppedProcess> process_;
 };

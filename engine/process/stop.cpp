@@ -222,6 +222,10 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     if (holds_code(pid_, site_)) {
       site_.mappings = std::move(mappings);
     } else {
+      const auto has_code = [](const Mapping& m) { return m.executable && m.path.starts_with('/'); };
+      if (std::none_of(mappings.begin(), mappings.end(), has_code)) {
+        fail(EBUSY, "{}: it is just executing another program", pid_);
+      }
       site_ = find_injection_site(pid_, std::move(mappings));
     }
   } catch (...) {

@@ -209,6 +209,12 @@ uint64_t Tracee::rax() const {
   return static_cast<uint64_t>(value);
 }
 
+bool Tracee::enters_call() const {
+  __ptrace_syscall_info info{};
+  request(PTRACE_GET_SYSCALL_INFO, as_data(sizeof info), &info, "PTRACE_GET_SYSCALL_INFO");
+  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
+}
+
 std::vector<std::byte> Tracee::xsave() const {
   // 2.7 kB with AVX-512, 11 kB with AMX; the kernel says how much there was.
   std::vector<std::byte> area(64 << 10);

@@ -81,6 +81,8 @@ class Tracee {
   // The thread must be stopped. These throw Error(ESRCH) if it has been killed meanwhile.
   user_regs_struct registers() const;
   void set_registers(const user_regs_struct& regs);
+  /// In a system-call stop: whether it is that of the entry (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
+  bool enters_call() const;
   /// rax alone: one word instead of the whole set.
   uint64_t rax() const;
   /// The whole XSAVE area in the standard format (NT_X86_XSTATE).
