@@ -465,24 +465,27 @@ TEST(WriteProtectSnapshot, AThreadMayEndBeforeItsPagesAreCopied) {
   });
   wait_until([&] { return board->done == 1; });
   auto snapshot = make_write_protect_snapshot(child.pid());
-  PtraceRemote remote(child.pid());
   MapImage image;
-  remote.stop();
   const auto vmas = child.vmas();
-  snapshot->prepare(vmas, remote);
-  remote.go();
+  {
+    StoppedProcess process(child.pid());
+    process.stop();
+    snapshot->prepare(vmas, process.leader());
+  }
   snapshot->arm(vmas);
-  remote.stop();
-  snapshot->spare({reinterpret_cast<uint64_t>(word)});
-  snapshot->fix(vmas, remote);
-  remote.go();
+  {
+    StoppedProcess process(child.pid());
+    process.stop();
+    snapshot->spare({reinterpret_cast<uint64_t>(word)});
+    snapshot->fix(vmas, process.leader());
+  }
   board->command = 1;
   int now = -1;
   wait_until([&] { return ::access(fmt::format("/proc/{}/task/{}", child.pid(), board->written.load()).c_str(), F_OK) != 0; });
   RemoteMemory(child.pid()).read(reinterpret_cast<uint64_t>(word), std::as_writable_bytes(std::span(&now, 1)));
   EXPECT_EQ(now, 0) << "its end was not written down";
   capture_memory(*snapshot, vmas, image, "", nullptr);
-  snapshot->release(nullptr);
+  snapshot->release();
   const auto then = image.bytes_at(reinterpret_cast<char*>(word), sizeof(int));
   ASSERT_TRUE(then);
   int kept = 0;
