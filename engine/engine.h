@@ -44,6 +44,8 @@ struct CheckpointOptions {
   /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
   bool no_sockets = false;
   const CancelFlag* cancel = nullptr;
+  /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
+  std::string snapshot;
 };
 
 struct CheckpointResult {
