@@ -21,9 +21,15 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 
 /// What ckpt_checkpoint returns.
 int flags_of(const CheckpointCommand& command) {
-  return (command.after == AfterCapture::exit ? CKPT_EXIT : 0) | (command.after == AfterCapture::stop ? CKPT_STOP : 0) |
-         (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.cpu ? CKPT_CPU : 0) |
-         (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
+  const int flags = (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.cpu ? CKPT_CPU : 0) |
+                    (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
+  switch (command.after) {
+    case AfterCapture::exit: return flags | CKPT_EXIT;
+    case AfterCapture::stop: return flags | CKPT_STOP;
+    case AfterCapture::exit_but_root: return flags | CKPT_EXIT;
+    case AfterCapture::go_on: break;
+  }
+  return flags;
 }
 
 /// Of the exception that is being handled.
