@@ -97,6 +97,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   SnapshotTarget target;
   target.pid = pid_;
   target.stays_stopped = shared_.options.after != AfterCapture::go_on;
+  target.memory = shared_.options.memory;
   target.without = without;
   target.only = shared_.options.snapshot;
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
@@ -156,6 +157,7 @@ CaptureContext ProcessCapture::context() {
   ctx.objects = &shared_.objects;
   ctx.later = &shared_.later;
   ctx.later_bytes = &shared_.later_bytes;
+  ctx.memory = shared_.options.memory;
   ctx.tree = &shared_.descriptors;
   ctx.fds = &files_;
   ctx.queued = shared_.queued;

@@ -318,13 +318,18 @@ CheckpointResult TreeCapture::commit() {
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;
   }
+  header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
   shared_.image->write_manifest(header);
   CheckpointResult result;
+  result.stop_ns = stop_ns_;
+  if (shared_.options.deliver) {
+    shared_.options.deliver(*shared_.image);
+    return result;
+  }
   result.name = shared_.options.name.empty() ? std::to_string(shared_.root) : shared_.options.name;
   result.logical_bytes = shared_.image->commit(result.name)->info().logical_bytes;
-  result.stop_ns = stop_ns_;
   return result;
 }
 

@@ -64,6 +64,10 @@ class TreeResume {
 
 void TreeResume::read_header() {
   const ManifestHeader header = Manifest::parse(shared_.image.read(kManifestName), shared_.where).header;
+  if (!header.memory) {
+    fail(EOPNOTSUPP, "{}: holds registers and tables without memory (it was taken with cpu), and cannot be resumed",
+         shared_.where);
+  }
   utsname uts = {};
   uname(&uts);
   if (header.machine != uts.machine) {
