@@ -121,10 +121,6 @@ void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout
 
 void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds(), stub.leader()); }
 
-const ProcessResume::PlannedThread& ProcessResume::planned(pid_t tid) const {
-  return *std::ranges::find(threads_, tid, &PlannedThread::tid);
-}
-
 void ProcessResume::restore_state(Stub& stub) const {
   std::vector<Remote*> threads;
   for (const auto& thread : stub.threads()) threads.push_back(thread.get());

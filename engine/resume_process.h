@@ -74,7 +74,6 @@ class ProcessResume {
     uint64_t signal_mask = 0;
   };
 
-  const PlannedThread& planned(pid_t tid) const;
   void read_threads();
   void open_root();
   void place_descriptors(Stub& stub);

@@ -50,8 +50,10 @@ class NoSnapshot : public Snapshot {
   pid_t pid() const override { return pid_; }
   void fix(const std::vector<Vma>&, Remote&) override {}
   std::vector<Range> touched(const Vma&) override { return {}; }
-  void read(Range range, std::span<std::byte>) override { fail(EINVAL, "memory {} is not in the snapshot", range_name(range)); }
-  void release(Remote*) noexcept override {}
+  void read(Range range, std::span<std::byte>) override {
+    fail(EINVAL, "memory {} is not in the snapshot", range_name(range));
+  }
+  void release() noexcept override {}
 
  private:
   const pid_t pid_;

@@ -125,7 +125,7 @@ TEST_P(Works, end_well_through_an_archive) {
   const std::string image = std::to_string(program->pid());
   ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image));
   ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image + " exit"));
-  ASSERT_NO_FATAL_FAILURE(move_through_archive(*program));
+  ASSERT_NO_FATAL_FAILURE(move_through_archive(mount_, *program, scratch_.path()));
   write_file(directory_ + "/go", "");
   EXPECT_TRUE(program->wait_end(std::chrono::seconds(60))) << "it does not end; state " << program->state();
   EXPECT_EQ(file("out"), expected) << file("stderr");
