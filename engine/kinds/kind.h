@@ -149,6 +149,10 @@ struct RestoreContext {
   std::vector<std::function<void()>>* undo = nullptr;
 
   bool has_process(pid_t other) const { return other == pid || (pids != nullptr && pids->contains(other)); }
+  /// Whether the image has a thread of this id, in any of its processes.
+  bool has_thread(pid_t tid) const;
+  /// Puts a duplicate of a local descriptor at number `fd` of the process (complete() and finish() only).
+  void place(int local, int fd, bool cloexec, Remote& process) const;
   /// Where the files of a process of the image are.
   std::string prefix_of(pid_t other) const;
 };
@@ -185,6 +189,9 @@ class DescriptorKind {
   /// Whether fcntl(F_SETOWN, F_SETSIG, O_ASYNC) means anything for it.
   virtual bool has_owner() const { return false; }
 };
+
+/// What restore() returns for a kind that is made in the process. `where` for messages.
+UniqueFd placeholder(const std::string& where);
 
 /// Every kind, in the order they are asked. The last one matches everything and refuses it by name.
 const std::vector<const DescriptorKind*>& descriptor_kinds();

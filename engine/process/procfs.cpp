@@ -132,6 +132,10 @@ uint64_t task_flags(int proc_dir, pid_t tid) {
   return number<uint64_t>(stat_fields(read_file(proc_dir, fmt::format("task/{}/stat", tid)), 7)[6]);
 }
 
+uint64_t start_ticks(pid_t pid) {
+  return number<uint64_t>(stat_fields(read_file(fmt::format("/proc/{}/stat", pid)), 20)[19]);
+}
+
 bool is_ending(pid_t pid) {
   constexpr uint64_t kExiting = 0x4;                        // PF_EXITING, include/linux/sched.h
   constexpr uint64_t kKilled = uint64_t{1} << (SIGKILL - 1);
