@@ -20,13 +20,9 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 }
 
 /// What ckpt_checkpoint returns.
-int flags_of(AfterCapture after) {
-  switch (after) {
-    case AfterCapture::exit: return CKPT_EXIT;
-    case AfterCapture::stop: return CKPT_STOP;
-    case AfterCapture::go_on: break;
-  }
-  return 0;
+int flags_of(const CheckpointCommand& command) {
+  return (command.after == AfterCapture::exit ? CKPT_EXIT : 0) | (command.after == AfterCapture::stop ? CKPT_STOP : 0) |
+         (command.cpu ? CKPT_CPU : 0) | (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
 }
 
 /// Of the exception that is being handled.
@@ -63,16 +59,19 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   options.after = command.after;
   options.name = command.name;
   options.answer_at = command.answer_at;
+  options.memory = !command.cpu;
+  if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
     if (command.answer) command.answer->give(value);
   };
   try {
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
-    answer(flags_of(command.after));
+    answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;
-    return fmt::format("{}: checkpointed as {} in {:.1f} ms (stopped {:.1f} ms)", command.pid, result.name,
+    return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
+                       command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));
   } catch (...) {
     ++counters_.failed_checkpoints;

@@ -197,6 +197,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.objects = &objects_;
   ctx.later = &later_;
   ctx.later_bytes = &later_bytes_;
+  ctx.memory = options_.memory;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
   refuse_descriptors(pid_, fds);  // it may have opened something since
   capture_descriptors(ctx, fds);
@@ -262,12 +263,17 @@ CheckpointResult Capture::commit(StoppedProcess& process) {
   header.uid = owner_uid_;
   header.gid = owner_gid_;
   header.time_ns = time_ns_;
+  header.memory = options_.memory;
   header.stop_ns = process.stop_ns();
   image_->write_manifest(header);
   CheckpointResult result;
+  result.stop_ns = header.stop_ns;
+  if (options_.deliver) {
+    options_.deliver(*image_);
+    return result;
+  }
   result.name = options_.name.empty() ? std::to_string(pid_) : options_.name;
   const auto stored = image_->commit(result.name);
-  result.stop_ns = header.stop_ns;
   result.logical_bytes = stored->info().logical_bytes;
   return result;
 }
@@ -277,7 +283,7 @@ CheckpointResult Capture::run(std::string_view without) {
   set_touched(pid_, true);
   look_before_the_stop();
   image_ = store_.begin_image(fmt::format("checkpoint of {}", pid_));
-  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .without = without}, memory_.vmas());
+  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .memory = options_.memory, .without = without}, memory_.vmas());
   prepare_snapshot();
   check_cancel();
 

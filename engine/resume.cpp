@@ -94,6 +94,9 @@ class Resume {
 void Resume::read_header() {
   const Manifest manifest = Manifest::parse(image_.read(kManifestName), where_);
   plan_.header = manifest.header;
+  if (!plan_.header.memory) {
+    fail(EOPNOTSUPP, "{}: holds registers and tables without memory (it was taken with cpu), and cannot be resumed", where_);
+  }
   utsname uts = {};
   uname(&uts);
   if (plan_.header.machine != uts.machine) {

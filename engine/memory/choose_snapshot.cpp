@@ -43,9 +43,19 @@ bool uses_userfaultfd(const std::vector<Vma>& vmas) {
                      [](const Vma& vma) { return vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui"); });
 }
 
+class NoSnapshot : public Snapshot {
+ public:
+  const char* name() const override { return "none"; }
+  void fix(const std::vector<Vma>&, Remote&) override {}
+  std::vector<Range> touched(const Vma&) override { return {}; }
+  void read(Range range, std::span<std::byte>) override { fail(EINVAL, "memory {} is not in the snapshot", range_name(range)); }
+  void release(Remote*) noexcept override {}
+};
+
 }  // namespace
 
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas) {
+  if (!target.memory) return std::make_unique<NoSnapshot>();
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));
