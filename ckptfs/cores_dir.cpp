@@ -31,7 +31,7 @@ class CoreNode : public Node {
       : Node(ino), uid_(header.uid), gid_(header.gid), time_(to_timespec(header.time_ns)), core_(std::move(core)) {}
 
   struct stat stat() const override { return make_stat(S_IFREG | 0400, uid_, gid_, core_->size(), 1, time_); }
-  double attribute_timeout() const override { return 86400; }
+  double attribute_timeout() const override { return kForever; }
   HandlePtr open(const Request&, int flags) override {
     if ((flags & O_ACCMODE) != O_RDONLY) fail(EROFS, "a core is read-only");
     return std::make_shared<CoreHandle>(core_);

@@ -16,6 +16,7 @@ class CoresDir : public Node {
       : Node(kCoresIno), catalog_(catalog), factory_(std::move(factory)) {}
 
   struct stat stat() const override;
+  double entry_timeout() const override { return kForever; }
   NodePtr lookup(const Request&, const std::string& name) override;
   std::vector<DirEntry> list(const Request&) override;
 

@@ -6,8 +6,6 @@
 
 #include "ckptfs/cores_dir.h"
 #include "ckptfs/ctl.h"
-#include "ckptfs/drop_box.h"
-#include "ckptfs/images_dir.h"
 #include "ckptfs/text_node.h"
 
 namespace ckpt {
@@ -60,11 +58,13 @@ Filesystem::Filesystem(Store& store, std::string store_dir, CoreFactory cores)
     : store_dir_(std::move(store_dir)),
       catalog_(store),
       commands_(catalog_, log_, counters_),
-      images_{catalog_, {}, {}, {}} {
+      images_{catalog_, {}, {}, {}},
+      images_dir_(std::make_shared<ImagesDir>(images_, log_, counters_)),
+      drop_box_(std::make_shared<DropBox>(store, log_, counters_)) {
   const auto root = std::make_shared<RootDir>(commands_);
-  root->add("images", S_IFDIR, std::make_shared<ImagesDir>(images_, log_, counters_));
+  root->add("images", S_IFDIR, images_dir_);
   root->add("cores", S_IFDIR, std::make_shared<CoresDir>(catalog_, std::move(cores)));
-  root->add("restore", S_IFDIR, std::make_shared<DropBox>(store, log_, counters_));
+  root->add("restore", S_IFDIR, drop_box_);
   root->add("stats", S_IFREG, std::make_shared<TextNode>(kStatsIno, 0444, ::geteuid(), ::getegid(),
                                                          [this] { return stats(); }));
   inodes_ = std::make_unique<InodeTable>(root);
@@ -88,6 +88,11 @@ void Filesystem::end() {
     for (CancelFlag* work : under_way_) *work = true;
   }
   workers_.wait_idle();
+}
+
+void Filesystem::on_change_of_name(const StagingArea::ForgetName& forget_name) {
+  images_dir_->on_change_of_name(forget_name);
+  drop_box_->on_change_of_name(forget_name);
 }
 
 std::string Filesystem::stats() const {

@@ -11,7 +11,8 @@
 #include "ckptfs/commands.h"
 #include "ckptfs/core_source.h"
 #include "ckptfs/counters.h"
-#include "ckptfs/image_nodes.h"
+#include "ckptfs/drop_box.h"
+#include "ckptfs/images_dir.h"
 #include "ckptfs/inode_table.h"
 #include "ckptfs/workers.h"
 
@@ -34,6 +35,8 @@ class Filesystem {
   void end();
   /// Called once, at the first open of an image's file.
   void on_first_open(std::function<void()> f) { images_.first_open = std::move(f); }
+  /// As StagingArea's; to be set before the mount is served.
+  void on_change_of_name(const StagingArea::ForgetName& forget_name);
   std::string stats() const;
 
  private:
@@ -46,6 +49,8 @@ class Filesystem {
   Catalog catalog_;
   Commands commands_;
   ImageContext images_;
+  std::shared_ptr<ImagesDir> images_dir_;
+  std::shared_ptr<DropBox> drop_box_;
   std::unique_ptr<InodeTable> inodes_;
   Workers workers_;   ///< last, so that no job outlives what it works on
 };

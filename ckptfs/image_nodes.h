@@ -85,8 +85,6 @@ class ImageNode : public Node {
   Work rename(const Request&, const std::string& name, Node& new_parent, const std::string& new_name) override;
 
  private:
-  static constexpr double kForever = 86400;
-
   [[noreturn]] static void read_only() { fail(EROFS, "an image is immutable"); }
   uint32_t child(const std::string& name) const;
 

@@ -35,6 +35,9 @@ inline constexpr Ino kCoreInoBase = Ino{1} << 61;
 inline constexpr Ino kDynamicInoBase = Ino{1} << 62;
 inline constexpr unsigned kInoBitsPerImage = 24;
 
+/// Seconds that the kernel may trust what never changes behind its back.
+inline constexpr double kForever = 86400;
+
 /// A number that no other node has, for nodes that live as long as this mount at most. Thread-safe.
 Ino next_dynamic_ino();
 
@@ -106,6 +109,8 @@ class Node : public std::enable_shared_from_this<Node> {
   virtual HandlePtr open(const Request&, int flags);
 
   // Of directories.
+  /// Null where there is none, and none comes but through the kernel, which may remember that. Error(ENOENT) where one
+  /// may come by itself.
   virtual NodePtr lookup(const Request&, const std::string& name);
   virtual std::vector<DirEntry> list(const Request&);
   virtual std::pair<NodePtr, HandlePtr> create(const Request&, const std::string& name, mode_t mode, int flags);

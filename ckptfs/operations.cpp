@@ -57,6 +57,12 @@ fuse_entry_param make_entry(fuse_req_t req, const NodePtr& found) {
 }
 
 void reply_entry(fuse_req_t req, const NodePtr& found) {
+  if (!found) {
+    fuse_entry_param absent{};
+    absent.entry_timeout = kForever;
+    fuse_reply_entry(req, &absent);
+    return;
+  }
   const fuse_entry_param entry = make_entry(req, found);
   // ENOENT: the caller was interrupted and the kernel has not taken the entry.
   if (fuse_reply_entry(req, &entry) != 0) filesystem(req).inodes().forget(entry.ino, 1);

@@ -65,6 +65,10 @@ Session::Session(fuse_args& args, const Options& options, Filesystem& filesystem
   filesystem.on_first_open([mountpoint = options.mountpoint, once = std::make_shared<std::once_flag>()] {
     std::call_once(*once, [&] { raise_readahead(mountpoint); });
   });
+  filesystem.on_change_of_name([session = session_](Ino directory, const std::string& name) {
+    // ENOENT, for one: the kernel has forgotten it by itself.
+    fuse_lowlevel_notify_inval_entry(session, directory, name.c_str(), name.size());
+  });
 }
 
 Session::~Session() {

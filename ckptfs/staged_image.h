@@ -129,6 +129,17 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   NodePtr node(Ino ino);
 
   static constexpr std::chrono::seconds kLinger{3};
+  /// Reading somebody's rights from /proc costs more than making a file, and cp makes many in a row.
+  static constexpr std::chrono::milliseconds kRightsLast{10};
+
+  /// Whose rights were looked at last, and when.
+  struct Filler {
+    Request request;
+    std::chrono::steady_clock::time_point seen;
+    bool is(const Request& r) const {
+      return r.tid != 0 && request.tid == r.tid && request.uid == r.uid && request.gid == r.gid;
+    }
+  };
 
   const std::unique_ptr<ImageBuilder> builder_;
   const std::string path_;
@@ -144,6 +155,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   Completion completion_;
   Caller rights_;
   std::set<pid_t> participants_;
+  Filler last_filler_;
   std::optional<std::string> error_;
   std::string refused_;   ///< the file at whose close error_ was found; empty where it is of an attempt before
   mutable std::chrono::steady_clock::time_point last_use_;

@@ -14,6 +14,9 @@ class StagedNode : public Node {
   StagedImage& image() const { return *image_; }
 
   struct stat stat() const override { return image_->stat(ino()); }
+  double attribute_timeout() const override { return 1; }
+  /// The kernel makes every change itself, but for the end of the image, of which it is told (StagingArea::over).
+  double entry_timeout() const override { return image_->state() == StagedImage::State::over ? 0 : 1; }
   void set_attributes(const Request& r, const struct stat& values, const AttributeChanges& changes) override {
     image_->set_attributes(r, ino(), values, changes);
   }

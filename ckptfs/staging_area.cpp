@@ -103,19 +103,24 @@ void StagingArea::over(StagedImage& image, const Request& request, const std::st
     // The store cannot begin another one (it is full): then the name goes, and the reason stands in ctl only.
   }
   std::shared_ptr<StagedImage> gone;
-  const std::lock_guard lock(mutex_);
-  const auto found = std::ranges::find_if(current_, [&](const auto& c) { return c.second.get() == &image; });
-  if (found == current_.end()) return;
-  ended_.push_back({found->first, found->second});
-  if (ended_.size() > kMaxEnded) {
-    gone = std::move(ended_.front().image);
-    ended_.pop_front();
+  std::string name;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::ranges::find_if(current_, [&](const auto& c) { return c.second.get() == &image; });
+    if (found == current_.end()) return;
+    name = found->first;
+    ended_.push_back({name, found->second});
+    if (ended_.size() > kMaxEnded) {
+      gone = std::move(ended_.front().image);
+      ended_.pop_front();
+    }
+    if (next) {
+      found->second = next;
+    } else {
+      current_.erase(found);
+    }
   }
-  if (next) {
-    found->second = next;
-  } else {
-    current_.erase(found);
-  }
+  if (forget_name_) forget_name_(ino(), name);
 }
 
 }  // namespace ckpt

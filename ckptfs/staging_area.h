@@ -14,9 +14,14 @@ namespace ckpt {
 class StagingArea : public Node, public StagingOwner {
  public:
   /// `where` is the directory's name, for messages.
+  /// `forget_name` tells the kernel that a name in here stands for something else from now on; it may wait for calls
+  /// on this directory that are under way, so it is called with no lock held, and from workers only.
+  using ForgetName = std::function<void(Ino directory, const std::string& name)>;
   StagingArea(Ino ino, std::string where, Store& store, CommandLog& log);
+  void on_change_of_name(ForgetName forget_name) { forget_name_ = std::move(forget_name); }
 
   double attribute_timeout() const override { return 1; }
+  double entry_timeout() const override { return kForever; }
 
   void refused(StagedImage& image, const Request& request, const Error& error) override;
   void over(StagedImage& image, const Request& request, const std::string& line, const Error* error) override;
@@ -45,6 +50,7 @@ class StagingArea : public Node, public StagingOwner {
   Store& store_;
   CommandLog& log_;
   const struct timespec started_ = now();
+  ForgetName forget_name_;
 
  private:
   static constexpr size_t kMaxEnded = 16;

@@ -25,6 +25,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/registers.h"
+#include "engine/kinds/scheduling.h"
 #include "engine/kinds/signals.h"
 #include "engine/memory/fill.h"
 #include "engine/memory/layout.h"
@@ -199,6 +200,7 @@ void Resume::let_go(Stub& stub) {
   restrict_layout(stub, plan_.layout);
   stub.hand_over();
   take_terminal();
+  for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
   size_t next = 1;
   stub.release(options_.stopped || plan_.was_stopped, [&](StubThread& thread) {
     const bool is_leader = thread.tid() == ctx_.pid;
@@ -239,7 +241,7 @@ pid_t Resume::run() {
   fill_memory(image_, ctx_.prefix, plan_.layout.vmas, stub.leader(), options_.cancel);
   check_cancel();
 
-  // From here on the stub stays on one CPU until the scheduling room gives each thread its own affinity.
+  // From here on the stub stays on one CPU until restore_affinity() gives each thread its own CPUs.
   CpuPin pin(stub);
   pin.leave_stub();
   finish_layout(stub, plan_.layout, *files);

@@ -184,6 +184,17 @@ void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscal
   image.put(path + ".xsave", std::string_view(reinterpret_cast<const char*>(area.data()), area.size()));
 }
 
+std::optional<uint32_t> key_rights(pid_t tid) {
+  constexpr unsigned kPkruBit = 9;
+  if ((xsave_features() >> kPkruBit & 1) == 0) return std::nullopt;
+  const Component pkru = component_here(kPkruBit);
+  std::vector<std::byte> area(pkru.offset + pkru.size);
+  iovec io = {area.data(), area.size()};
+  if (::ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &io) != 0) fail_errno("{}: XSAVE state", tid);
+  // In its initial state, 0, a component is not written.
+  return (load<uint64_t>(area, kLegacy) >> kPkruBit & 1) != 0 ? load<uint32_t>(area, pkru.offset) : 0;
+}
+
 RestoredRegisters parse_registers(const ImageSource& image, const std::string& prefix, pid_t tid) {
   const std::string path = fmt::format("{}registers/{}", prefix, tid);
   const Record record = Record::parse(image.read(path, 64 << 10), path);

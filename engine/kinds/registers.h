@@ -13,6 +13,8 @@
 #include <sys/user.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +40,10 @@ RestoredRegisters parse_registers(const ImageSource& image, const std::string& p
 
 /// Gives them to a stopped tracee; the last thing before it is detached. Throws Error(ESRCH, EINVAL).
 void apply_registers(pid_t tid, const RestoredRegisters& registers);
+
+/// Rights of the protection keys (PKRU, pkeys(7)) of a stopped thread that we trace; nothing where the CPU has none.
+/// Throws Error(ESRCH).
+std::optional<uint32_t> key_rights(pid_t tid);
 
 /// XCR0: the XSAVE features that this kernel has enabled on this CPU; 0 without XSAVE.
 uint64_t xsave_features();

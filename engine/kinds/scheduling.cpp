@@ -77,7 +77,14 @@ void restore_scheduling(const RestoreContext&, Remote& thread, const Record& rec
   // By itself: sched_setattr takes nice for SCHED_OTHER and SCHED_BATCH only (__setscheduler_params).
   thread.call("setpriority", SYS_setpriority, PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{attr.nice}));
   thread.call("sched_setattr", SYS_sched_setattr, 0, thread.put(attr).addr, 0);
+  if (const uint64_t io = record.get_u64_or("io_priority", 0); io != 0) {
+    thread.call("ioprio_set", SYS_ioprio_set, kIoprioWhoProcess, 0, io);
+  }
+}
 
+void restore_affinity(const RestoreContext& ctx, Remote& thread) {
+  const std::string path = fmt::format("{}threads/{}", ctx.prefix, thread.tid());
+  const Record record = Record::parse(ctx.image->read(path), path);
   const auto mask = from_hex(record.get("affinity"));
   if (!mask || mask->empty() || mask->size() > kMaxCpuBytes) fail(EINVAL, "{}: affinity is not a CPU mask", record.where());
   thread.write(thread.scratch(), *mask);
@@ -85,9 +92,6 @@ void restore_scheduling(const RestoreContext&, Remote& thread, const Record& rec
   const long result = thread.syscall(SYS_sched_setaffinity, 0, mask->size(), thread.scratch().addr);
   if (result < 0 && result != -EINVAL) {
     fail(static_cast<int>(-result), "{}: affinity: {}", record.where(), errno_text(static_cast<int>(-result)));
-  }
-  if (const uint64_t io = record.get_u64_or("io_priority", 0); io != 0) {
-    thread.call("ioprio_set", SYS_ioprio_set, kIoprioWhoProcess, 0, io);
   }
 }
 

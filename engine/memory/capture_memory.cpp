@@ -1,9 +1,12 @@
 #include "engine/memory/capture_memory.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <mutex>
 #include <thread>
+
+#include "engine/base/fd.h"
 
 namespace ckpt {
 namespace {
@@ -11,6 +14,13 @@ namespace {
 /// Below this a second thread costs more than it brings.
 constexpr uint64_t kParallelBytes = 4 << 20;
 
+/// Whether a second thread would have a CPU: it must not take the process's own. From the number of runnable threads of
+/// the whole system, ourselves included (proc(5), /proc/loadavg).
+bool a_cpu_is_free() {
+  unsigned runnable = 0;
+  if (sscanf(read_file("/proc/loadavg").c_str(), "%*s %*s %*s %u/", &runnable) != 1) return false;
+  return runnable < std::thread::hardware_concurrency();
+}
 
 /// The queue of blocks that the workers share. Blocks are given out ascending; a segment's sink is let go with its
 /// last block, so that the image can finish it.
@@ -94,7 +104,7 @@ CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, 
   }
   result.segments = ranges.size();
   BlockQueue queue(std::move(ranges), image, prefix, cancel);
-  if (result.bytes > kParallelBytes && std::thread::hardware_concurrency() > 1) {
+  if (result.bytes > kParallelBytes && a_cpu_is_free()) {
     std::thread second([&] { copy_blocks(snapshot, queue); });
     copy_blocks(snapshot, queue);
     second.join();

@@ -6,9 +6,11 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
+#include "engine/kinds/registers.h"
 #include "engine/memory/kernel_abi.h"
 #include "engine/memory/page_scan.h"
 #include "engine/process/proc_status.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 namespace {
@@ -54,12 +56,31 @@ void capture_guards(const CaptureContext& ctx, const std::vector<Vma>& vmas, Rec
 
 /// pkey_mprotect(2) of an address where nothing is: EINVAL for a key that is not allocated, before the ENOMEM for the
 /// address (mm/mprotect.c, do_mprotect_pkey). Nothing is changed.
-uint64_t allocated_keys(Remote& leader) {
+bool is_allocated(Remote& leader, unsigned key) {
+  return leader.syscall(SYS_pkey_mprotect, 0, kPageSize, PROT_NONE, key) == -ENOMEM;
+}
+
+/// Whether a key was ever put to use: a mapping has one, or a thread has other rights than a program begins with
+/// (init_pkru_value in arch/x86/mm/pkeys.c).
+bool keys_in_use(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
+  static constexpr uint32_t kRightsAtStart = 0x55555554;
+  const auto has_key = [](const Vma& vma) { return vma.protection_key != 0; };
+  if (std::any_of(vmas.begin(), vmas.end(), has_key)) return true;
+  const std::vector<pid_t> tids = list_tasks(ctx.proc_dir);
+  return std::any_of(tids.begin(), tids.end(), [](pid_t tid) { return key_rights(tid) != kRightsAtStart; });
+}
+
+/// The kernel gives out the lowest free key (mm_pkey_alloc in arch/x86/include/asm/pkeys.h), so that one probe tells of
+/// most processes that they have none.
+uint64_t allocated_keys(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
+  if (!key_rights(ctx.pid)) return 0;
   uint64_t keys = 0;
   for (unsigned key = 1; key < kKeys; ++key) {
-    const long r = leader.syscall(SYS_pkey_mprotect, 0, kPageSize, PROT_NONE, key);
-    if (r == -ENOSYS) return 0;
-    if (r == -ENOMEM) keys |= uint64_t{1} << key;
+    if (is_allocated(*ctx.leader, key)) {
+      keys |= uint64_t{1} << key;
+    } else if (key == 1 && !keys_in_use(ctx, vmas)) {
+      break;
+    }
   }
   return keys;
 }
@@ -135,7 +156,7 @@ uint64_t future_lock(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
 
 void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& out) {
   capture_guards(ctx, vmas, out);
-  if (const uint64_t keys = allocated_keys(*ctx.leader); keys != 0) out.add_hex("pkeys", keys);
+  if (const uint64_t keys = allocated_keys(ctx, vmas); keys != 0) out.add_hex("pkeys", keys);
   if (const uint64_t lock = future_lock(ctx, vmas); lock != 0) out.add("lock_future", lock);
   if (ctx.leader->syscall(SYS_prctl, abi::kPrGetMemoryMerge) > 0) out.add("merge_any", 1);
 }

@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -62,7 +64,8 @@ bool StoppedProcess::seize_new_threads() {
   for (const pid_t tid : list_tasks(proc_dir_.get())) {
     if (std::binary_search(ours.begin(), ours.end(), tid)) continue;
     try {
-      tracees_.push_back(std::make_unique<Tracee>(pid_, tid));
+      // What it makes from now on is ours from birth: or one that ends when it has made the next would be chased for ever.
+      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, PTRACE_O_TRACECLONE));
       any = true;
     } catch (const Error& e) {
       if (e.err() == ESRCH) continue;  // ended meanwhile
@@ -74,12 +77,33 @@ bool StoppedProcess::seize_new_threads() {
         if (tid != pid_ || status.threads <= 1) continue;
         fail_main_thread_ended();
       }
+      if (status.tracer == ::gettid()) {
+        any = true;  // from birth: its maker will tell
+        continue;
+      }
       if (status.tracer != 0)
         fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
       throw;
     }
   }
   return any;
+}
+
+// Takes what the threads have made since they were seized; true if there was anything.
+bool StoppedProcess::take_born_threads(Clock::time_point deadline) {
+  std::vector<pid_t> born;
+  for (const auto& thread : tracees_) {
+    for (const pid_t tid : thread->take_born()) born.push_back(tid);
+  }
+  for (const pid_t tid : born) {
+    auto thread = std::make_unique<Tracee>(pid_, tid, Tracee::FromBirth{});
+    if (::faccessat(proc_dir_.get(), fmt::format("task/{}", tid).c_str(), F_OK, 0) == 0) {
+      tracees_.push_back(std::move(thread));
+    } else {
+      thread->wait_stop(deadline);  // a process of its own: let go
+    }
+  }
+  return !born.empty();
 }
 
 void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
@@ -132,16 +156,18 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
   try {
     // A running thread may make another one until it stops itself.
     const auto deadline = stopped_at_ + limit;
-    do {
+    for (bool more = true; more;) {
       for (const auto& thread : tracees_) thread->interrupt();
       wait_all(deadline, cancel);
       for (const auto& thread : tracees_) {
         if (outside_vdso_) leave_vdso(*thread, deadline);
       }
+      more = take_born_threads(deadline);
       std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
       if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
       if (Clock::now() >= deadline) fail(EBUSY, "{}: it makes threads faster than they can be stopped", pid_);
-    } while (seize_new_threads() || !holds_all_threads());
+      more |= seize_new_threads() || !holds_all_threads();
+    }
     std::sort(tracees_.begin(), tracees_.end(),
               [](const auto& a, const auto& b) { return a->tid() < b->tid(); });
     const auto leader =

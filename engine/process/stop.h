@@ -70,6 +70,7 @@ class StoppedProcess {
   bool has_leader() const;
   bool holds_all_threads() const;
   bool seize_new_threads();
+  bool take_born_threads(std::chrono::steady_clock::time_point deadline);
   void wait_all(std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
   void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline);
   [[noreturn]] void fail_unstoppable(const Tracee& thread) const;

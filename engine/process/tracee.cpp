@@ -21,10 +21,14 @@ namespace {
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
 constexpr size_t kSigsetBytes = 8;            // of the kernel
+constexpr int kStopSpins = 200;
 
 int ptrace_request(int what, pid_t tid, void* addr, void* data) {
   return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
 }
+
+/// Of a stop: a signal on its way to the thread.
+bool is_signal(int status) { return WIFSTOPPED(status) && status >> 16 == 0 && WSTOPSIG(status) != kSyscallStop; }
 
 void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
 
@@ -38,6 +42,12 @@ Tracee::Tracee(pid_t pid, pid_t tid, unsigned options) : pid_(pid), tid_(tid) {
 
 Tracee::~Tracee() {
   try {
+    // It may have stopped with nobody looking.
+    int status = 0;
+    if (state_ == State::running && ::waitpid(tid_, &status, __WALL | WNOHANG) == tid_) {
+      note_stop(status);
+      detach(is_signal(status) ? WSTOPSIG(status) : 0);
+    }
     detach();
   } catch (const Error&) {
     // It was killed meanwhile: nothing is left to be detached.
@@ -93,14 +103,19 @@ bool Tracee::wait_stop(Deadline deadline) {
     }
     note_stop(status);
     if (state_ != State::stopped || status >> 16 == PTRACE_EVENT_STOP) break;
-    // A signal on its way (or an event that we did not ask for): pass it on; the interrupt's trap is still to
-    // come.
-    const bool is_signal = status >> 16 == 0 && WSTOPSIG(status) != kSyscallStop;
+    const bool cloned = status >> 16 == PTRACE_EVENT_CLONE;
+    if (cloned) {
+      unsigned long tid = 0;
+      if (ptrace_request(PTRACE_GETEVENTMSG, tid_, nullptr, &tid) == 0) born_.push_back(static_cast<pid_t>(tid));
+    }
+    // A signal on its way, or an event: pass it on; the interrupt's trap is still to come.
     state_ = State::running;
-    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal ? WSTOPSIG(status) : 0)) < 0 &&
+    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal(status) ? WSTOPSIG(status) : 0)) < 0 &&
         errno != ESRCH) {
       fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
     }
+    // But the event has swallowed it where it came from inside of clone(2) (ptrace_stop() in kernel/signal.c).
+    if (cloned) interrupt();
   }
   return true;
 }
@@ -111,8 +126,15 @@ void Tracee::run_to_syscall_stop() {
     request(PTRACE_SYSCALL, nullptr, as_data(signal), "PTRACE_SYSCALL");
     int status = 0;
     pid_t got = 0;
-    do got = ::waitpid(tid_, &status, __WALL);
-    while (got < 0 && errno == EINTR);
+    // It stops within a few microseconds. Where it has a CPU of its own, waking us up would take longer than that.
+    for (int spins = 0; spins < kStopSpins && got == 0; ++spins) {
+      got = ::waitpid(tid_, &status, __WALL | WNOHANG);
+      if (got == 0) ::sched_yield();
+    }
+    if (got == 0) {
+      do got = ::waitpid(tid_, &status, __WALL);
+      while (got < 0 && errno == EINTR);
+    }
     if (got < 0)
       state_ = State::gone;
     else

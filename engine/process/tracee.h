@@ -24,6 +24,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/process/remote_ptr.h"
@@ -43,6 +44,9 @@ class Tracee {
   /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended),
   /// EPERM.
   Tracee(pid_t pid, pid_t tid, unsigned options = 0);
+  /// A thread that is ours from birth (take_born()).
+  struct FromBirth {};
+  Tracee(pid_t pid, pid_t tid, FromBirth) : pid_(pid), tid_(tid) {}
   /// Detaches if the thread is stopped. A thread that still runs stays seized until the calling thread ends.
   ~Tracee();
   Tracee(const Tracee&) = delete;
@@ -61,6 +65,9 @@ class Tracee {
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
   bool wait_stop(Deadline deadline);
+  /// With PTRACE_O_TRACECLONE: what the thread has made since the last call, by clone(2) and not as fork(2) does. Each is
+  /// ours from birth and about to stop.
+  std::vector<pid_t> take_born() { return std::exchange(born_, {}); }
   /// Runs the stopped thread to its next system-call stop (entry or exit), passing signals on. Throws
   /// Error(ESRCH) if it died.
   void run_to_syscall_stop();
@@ -100,6 +107,7 @@ class Tracee {
   pid_t tid_;
   State state_ = State::running;
   bool group_stopped_ = false;
+  std::vector<pid_t> born_;
 };
 
 }  // namespace ckpt

@@ -81,6 +81,8 @@ TEST_P(Ways, archive_and_resume) {
     ADD_FAILURE() << read_file(mount_.path("restore/" + image + "/error")) << read_file(mount_.path("ctl"));
     return;
   }
+  // Its name is free at once, also in the kernel's memory of names.
+  EXPECT_FALSE(fs::exists(mount_.path("restore/" + image)));
   expect_ok(*program);
 }
 

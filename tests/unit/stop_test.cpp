@@ -181,6 +181,32 @@ TEST(StoppedProcess, ThreadsMayHaveLowerNumbersThanTheMainThread) {
   expect_stopped(child, *report, 100);
 }
 
+// clone(2) with another signal than SIGCHLD makes a process that looks like a thread to its tracer.
+TEST(StoppedProcess, AProcessMadeMeanwhileIsLetGo) {
+  Shared<Report> report;
+  Child child([&] {
+    report->ready = 1;
+    while (!report->finish) {
+      const long made = ::syscall(SYS_clone, 0, 0, 0, 0, 0);
+      if (made == 0) ::_exit(++report->rounds > 0 ? 3 : 0);
+      int status = 0;
+      if (::waitpid(static_cast<pid_t>(made), &status, __WALL) != made || WEXITSTATUS(status) != 3) return 1;
+    }
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return report->rounds > 0; }));
+  for (int i = 0; i < 100; ++i) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    EXPECT_EQ(process.remotes().size(), 1u);
+    process.resume();
+    const uint64_t before = report->rounds;
+    ASSERT_TRUE(eventually([&] { return report->rounds > before + 1; }));
+  }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
 // Seized, the main thread ends while another goes on: its end is reported to nobody as long as the other lives.
 TEST(StoppedProcess, AMainThreadThatEndsIsNamedAtOnce) {
   Shared<Report> report;

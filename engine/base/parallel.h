@@ -1,0 +1,36 @@
+// Work that is the same for many items, on two threads.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+namespace ckpt {
+
+/// Calls each(i) for every i below `count`, in ascending order on this thread, and from a second one beside it where
+/// there are at least `worth` items and a second CPU. Returns when all are done. After an exception no further item is
+/// begun, and the first one is thrown again here.
+template <typename F>
+void for_each_index(size_t count, size_t worth, const F& each) {
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr error;   // guarded by mutex
+  const auto work = [&] {
+    try {
+      for (size_t i = next++; i < count; i = next++) each(i);
+    } catch (...) {
+      next = count;
+      const std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+    }
+  };
+  std::thread second;
+  if (count >= worth && std::thread::hardware_concurrency() > 1) second = std::thread(work);
+  work();
+  if (second.joinable()) second.join();
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace ckpt
