@@ -249,7 +249,6 @@ ManifestHeader make_header(pid_t pid, const ProcStatus& status) {
   header.machine = uts.machine;
   header.kernel = uts.release;
   header.hostname = uts.nodename;
-  header.engine = "ptrace";
   header.xfeatures = xsave_features();
   header.pid = pid;
   header.pids = {pid};
@@ -262,11 +261,13 @@ CheckpointResult Capture::commit(StoppedProcess& process) {
   ManifestHeader header = make_header(pid_, status_);
   header.uid = owner_uid_;
   header.gid = owner_gid_;
+  header.engine = snapshot_->by_module() ? "kernel" : "ptrace";
   header.time_ns = time_ns_;
   header.memory = options_.memory;
   header.stop_ns = process.stop_ns();
   image_->write_manifest(header);
   CheckpointResult result;
+  result.engine = header.engine;
   result.stop_ns = header.stop_ns;
   if (options_.deliver) {
     options_.deliver(*image_);
@@ -283,7 +284,7 @@ CheckpointResult Capture::run(std::string_view without) {
   set_touched(pid_, true);
   look_before_the_stop();
   image_ = store_.begin_image(fmt::format("checkpoint of {}", pid_));
-  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .memory = options_.memory, .without = without}, memory_.vmas());
+  snapshot_ = choose_snapshot({.pid = pid_, .stays_stopped = !goes_on, .memory = options_.memory, .engine = options_.engine, .without = without}, memory_.vmas());
   prepare_snapshot();
   check_cancel();
 

@@ -31,6 +31,9 @@ using CancelFlag = std::atomic<bool>;
 
 enum class AfterCapture { go_on, exit, stop };
 
+/// What reads a process: ptrace(2) and files of /proc alone, or the kernel module where it has something better.
+enum class EngineChoice { automatic, kernel, ptrace };
+
 struct CheckpointOptions {
   AfterCapture after = AfterCapture::go_on;
   std::string name;            ///< label of the image; empty for the pid
@@ -41,11 +44,14 @@ struct CheckpointOptions {
   /// Where the image goes instead of into the store: called when it is whole, and before a process that is not to go on is
   /// ended or left stopped. What it throws is the checkpoint's failure.
   std::function<void(const ImageSource&)> deliver;
+  /// With `kernel` it is EOPNOTSUPP where the module does not serve.
+  EngineChoice engine = EngineChoice::automatic;
   const CancelFlag* cancel = nullptr;
 };
 
 struct CheckpointResult {
   std::string name;            ///< of the image; empty where it was delivered
+  std::string engine;          ///< "kernel" where the module took part, else "ptrace"
   uint64_t stop_ns = 0;        ///< how long the process was stopped
   uint64_t total_ns = 0;       ///< until durable
   uint64_t logical_bytes = 0;

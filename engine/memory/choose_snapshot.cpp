@@ -6,6 +6,7 @@
 #include "engine/base/fd.h"
 #include "engine/base/record.h"
 #include "engine/memory/snapshot.h"
+#include "engine/module.h"
 
 namespace ckpt {
 namespace {
@@ -43,6 +44,14 @@ bool uses_userfaultfd(const std::vector<Vma>& vmas) {
                      [](const Vma& vma) { return vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui"); });
 }
 
+std::unique_ptr<Snapshot> require_kernel_snapshot(pid_t pid) {
+  try {
+    return make_kernel_snapshot(pid);
+  } catch (const Error& e) {
+    fail(EOPNOTSUPP, "{}: the engine is to be the kernel's (engine=kernel), but {}", pid, e.sentence());
+  }
+}
+
 class NoSnapshot : public Snapshot {
  public:
   const char* name() const override { return "none"; }
@@ -56,10 +65,14 @@ class NoSnapshot : public Snapshot {
 
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas) {
   if (!target.memory) return std::make_unique<NoSnapshot>();
+  if (target.engine == EngineChoice::kernel) return require_kernel_snapshot(target.pid);
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));
   if (own <= kSmallProcess) return make_copy_snapshot(target.pid, own + kGrowth);
+  if (target.engine == EngineChoice::automatic && target.without.empty() && module_serves()) {
+    return make_kernel_snapshot(target.pid);
+  }
   if (target.without != "write-protect" && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
     try {
       return make_write_protect_snapshot(target.pid);

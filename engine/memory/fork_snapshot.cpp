@@ -11,62 +11,44 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <cstring>
-
-#include "engine/memory/page_scan.h"
-#include "engine/memory/remote_memory.h"
-#include "engine/memory/snapshot.h"
-#include "engine/memory/stop_copies.h"
+#include "engine/memory/cow_snapshot.h"
 
 namespace ckpt {
 namespace {
 
-class ForkSnapshot : public Snapshot {
+class ForkSnapshot : public CowSnapshot {
  public:
-  explicit ForkSnapshot(pid_t pid) : pid_(pid), memory_(pid), scanner_(pid) {}
+  explicit ForkSnapshot(pid_t pid) : CowSnapshot(pid) {}
   ~ForkSnapshot() override { release(nullptr); }
 
   const char* name() const override { return "fork"; }
-  void fix(const std::vector<Vma>& vmas, Remote& leader) override;
-  /// Where no child could be made (limits, memory) the process is copied while it is stopped.
-  bool needs_stop() const override { return child_ == 0; }
-  std::vector<Range> touched(const Vma& vma) override;
-  void read(Range range, std::span<std::byte> out) override;
   bool wants_release_stop() const override { return child_ != 0; }
   void release(Remote* leader) noexcept override;
 
+ protected:
+  bool make_copy(Remote& leader) override;
+  std::vector<Range> touched_in_copy(const Vma& vma) override { return child_scanner_->touched(vma); }
+  void read_copy(Range range, std::span<std::byte> out) override { child_memory_->read(range.start, out); }
+
  private:
-  /// What a child does not inherit: MADV_DONTFORK, MADV_WIPEONFORK; and private huge pages, which the kernel takes away
-  /// from the child when the parent writes and the pool is empty (mm/hugetlb.c).
-  static bool inherited(const Vma& vma) {
-    return !vma.has_flag("dc") && !vma.has_flag("wf") && !vma.has_flag("ht");
-  }
   bool adopt_child(pid_t child);
 
-  const pid_t pid_;
-  RemoteMemory memory_;
-  PageScanner scanner_;
-  StopCopies copies_;
   pid_t child_ = 0;
   std::optional<RemoteMemory> child_memory_;
   std::optional<PageScanner> child_scanner_;
 };
 
-void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
+bool ForkSnapshot::make_copy(Remote& leader) {
   // Children of a process in another pid namespace have numbers that are not ours.
   const std::string status = read_file(fmt::format("/proc/{}/status", pid_));
   const size_t at = status.find("\nNSpid:\t");
   if (at != std::string::npos && status.substr(at + 8, status.find('\n', at + 8) - at - 8) != std::to_string(pid_)) {
-    return;
+    return false;
   }
   constexpr uint64_t flags = CLONE_PTRACE | CLONE_UNTRACED | CLONE_FILES | CLONE_FS | CLONE_IO | CLONE_SYSVSEM;
   constexpr uint64_t nowhere = 8;   // no page is ever mapped there
   const long child = leader.syscall(SYS_clone, flags, nowhere);
-  if (child <= 0 || !adopt_child(static_cast<pid_t>(child))) return;
-  for (const Vma& vma : vmas) {
-    if (inherited(vma)) continue;
-    for (const Range& run : scanner_.touched(vma)) copies_.copy(memory_, run);
-  }
+  return child > 0 && adopt_child(static_cast<pid_t>(child));
 }
 
 bool ForkSnapshot::adopt_child(pid_t child) {
@@ -81,20 +63,6 @@ bool ForkSnapshot::adopt_child(pid_t child) {
   child_memory_.emplace(child, true);
   child_scanner_.emplace(child);
   return true;
-}
-
-std::vector<Range> ForkSnapshot::touched(const Vma& vma) {
-  if (!child_) return scanner_.touched(vma);
-  return inherited(vma) ? child_scanner_->touched(vma) : copies_.within(vma);
-}
-
-void ForkSnapshot::read(Range range, std::span<std::byte> out) {
-  if (!child_) return memory_.read(range.start, out.first(range.size()));
-  uint64_t next = 0;
-  const std::span<const std::byte> copied = copies_.at(range.start, next);
-  if (copied.empty()) return child_memory_->read(range.start, out.first(range.size()));
-  if (copied.size() < range.size()) fail(EINVAL, "memory {} is not in the snapshot", range_name(range));
-  std::memcpy(out.data(), copied.data(), range.size());
 }
 
 void ForkSnapshot::release(Remote* leader) noexcept {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "engine/memory/capture_memory.h"
+#include "engine/module.h"
 #include "memory_helpers.h"
 #include "ptrace_remote.h"
 
@@ -86,6 +87,7 @@ std::string difference(const MapImage& image, const char* at, const std::string&
 
 std::unique_ptr<Snapshot> make_snapshot(const std::string& strategy, pid_t pid) {
   if (strategy == "write-protect") return make_write_protect_snapshot(pid);
+  if (strategy == "kernel") return make_kernel_snapshot(pid);
   if (strategy == "fork") return make_fork_snapshot(pid);
   return make_copy_snapshot(pid);
 }
@@ -145,7 +147,12 @@ struct Case {
   int advice;
 };
 
-class EveryStrategy : public testing::TestWithParam<Case> {};
+class EveryStrategy : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (GetParam().strategy == "kernel" && !module_serves()) GTEST_SKIP() << "the kernel module is not loaded";
+  }
+};
 
 constexpr uint64_t kWriterPages = 6000;
 uint64_t page_of_write(uint64_t n) { return n * 7919 % kWriterPages; }
@@ -389,7 +396,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(Memory, EveryStrategy,
                          testing::Values(Case{"copy", MADV_NOHUGEPAGE}, Case{"write-protect", MADV_NOHUGEPAGE},
                                          Case{"write-protect", MADV_HUGEPAGE}, Case{"fork", MADV_NOHUGEPAGE},
-                                         Case{"fork", MADV_HUGEPAGE}),
+                                         Case{"fork", MADV_HUGEPAGE}, Case{"kernel", MADV_NOHUGEPAGE},
+                                         Case{"kernel", MADV_HUGEPAGE}),
                          [](const auto& tested) {
                            std::string name = tested.param.strategy;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -403,10 +411,17 @@ TEST(ChooseSnapshot, CopiesWhatIsSmallOrStaysStopped) {
   Child large([&](auto&) { std::memset(base, 1, 8192 * kPage); });
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .stays_stopped = true}, large.vmas())->name(), "copy");
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "fork"}, large.vmas())->name(), "copy");
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .memory = false}, large.vmas())->name(), "none");
+  if (module_serves()) {
+    EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .stays_stopped = true, .engine = EngineChoice::kernel}, large.vmas())->name(), "kernel");
+    EXPECT_STREQ(choose_snapshot({.pid = large.pid()}, large.vmas())->name(), "kernel");
+  } else {
+    EXPECT_THROW(choose_snapshot({.pid = large.pid(), .engine = EngineChoice::kernel}, large.vmas()), Error);
+  }
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "write-protect"}, large.vmas())->name(), "fork");
   auto vmas = large.vmas();
   vmas[0].vm_flags += " um";
-  EXPECT_STREQ(choose_snapshot({.pid = large.pid()}, vmas)->name(), "fork");
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .engine = EngineChoice::ptrace}, vmas)->name(), "fork");
   ::munmap(base, 8192 * kPage);
 }
 
