@@ -41,6 +41,8 @@ struct CheckpointOptions {
   /// Where the image goes instead of into the store: called when it is whole, and before a process that is not to go on is
   /// ended or left stopped. What it throws is the checkpoint's failure.
   std::function<void(const ImageSource&)> deliver;
+  /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
+  bool no_sockets = false;
   const CancelFlag* cancel = nullptr;
 };
 
