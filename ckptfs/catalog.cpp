@@ -80,19 +80,24 @@ std::shared_ptr<const ImageTree> Catalog::open(const std::string& name) {
 void Catalog::rename(const std::string& from, const std::string& to, uid_t uid) {
   const auto tree = open(from);
   if (uid != 0 && uid != tree->owner()) fail(EPERM, "images/{}: only its owner may rename it", from);
-  store_.rename_image(from, to);
+  store_.rename_image(from, to, tree->id());
   changed();
 }
 
 void Catalog::remove(const std::string& name, uid_t uid) {
   const auto tree = open(name);
   if (uid != 0 && uid != tree->owner()) fail(EPERM, "images/{}: only its owner may delete it", name);
-  store_.delete_image(name);
+  store_.delete_image(name, tree->id());
   changed();
 }
 
 void Catalog::check_may_read(const ImageTree& tree, const std::string& name, uid_t uid) const {
   if (uid != 0 && uid != tree.owner()) fail(EACCES, "images/{}: belongs to another user", name);
+}
+
+void Catalog::check_may_take_name(const std::string& name, uid_t uid) {
+  if (uid == 0 || !has(name) || open(name)->owner() == uid) return;
+  fail(EPERM, "images/{}: is another user's, who would find his image under another name", name);
 }
 
 void Catalog::changed() {

@@ -66,6 +66,8 @@ class Catalog {
   void remove(const std::string& name, uid_t uid);
   /// Error(EACCES) unless `uid` may read the image.
   void check_may_read(const ImageTree& tree, const std::string& name, uid_t uid) const;
+  /// Error(EPERM) where the label would push another user's image aside.
+  void check_may_take_name(const std::string& name, uid_t uid);
   /// A checkpoint or an import has given names.
   void changed();
 

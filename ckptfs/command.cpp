@@ -12,8 +12,8 @@ namespace ckpt {
 
 namespace {
 
-/// The CKPT_ flags that change what is captured. None can be honoured today, and ignoring one would break a promise.
-constexpr std::array<std::string_view, 2> kUnsupportedFlags = {"no_sockets", "no_pgrp_ttys"};
+/// CKPT_ flags that cannot be honoured today; ignoring one would break a promise.
+constexpr std::array<std::string_view, 1> kUnsupportedFlags = {"no_pgrp_ttys"};
 
 /// A word as it may stand in a message: short, and without what disturbs a terminal.
 std::string shown(std::string_view word) {
@@ -47,6 +47,8 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
       fail(EINVAL, "{}: '{}' is not an address, or a second one", command.pid, shown(word));
     }
     command.answer_at = *address;
+  } else if (word == "no_sockets") {
+    command.no_sockets = true;
   } else if (word.starts_with(kIntoOption)) {
     const auto fd = parse_u64(std::string_view(word).substr(kIntoOption.size()));
     if (!fd || *fd > std::numeric_limits<int>::max() || command.into >= 0) {

@@ -22,7 +22,8 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 /// What ckpt_checkpoint returns.
 int flags_of(const CheckpointCommand& command) {
   return (command.after == AfterCapture::exit ? CKPT_EXIT : 0) | (command.after == AfterCapture::stop ? CKPT_STOP : 0) |
-         (command.cpu ? CKPT_CPU : 0) | (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
+         (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.cpu ? CKPT_CPU : 0) |
+         (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
 }
 
 /// Of the exception that is being handled.
@@ -58,6 +59,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   CheckpointOptions options;
   options.after = command.after;
   options.name = command.name;
+  options.no_sockets = command.no_sockets;
   options.answer_at = command.answer_at;
   options.memory = !command.cpu;
   options.engine = engine_;
@@ -67,6 +69,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     if (command.answer) command.answer->give(value);
   };
   try {
+    if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     answer(flags_of(command));
     catalog_.changed();

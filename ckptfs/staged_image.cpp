@@ -345,19 +345,24 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
   const auto found = item(directory).children.find(name);
   if (found == item(directory).children.end()) fail(ENOENT, "{}: no {}", path_, name);
   const Ino ino = found->second;
+  // The builder knows files only: a directory moves file by file.
+  const std::string from_path = path_locked(item(ino));
+  const std::string to_path = (to_directory == root_ino_ ? "" : path_locked(item(to_directory)) + "/") + to;
+  std::vector<std::pair<Ino, std::string>> moved;
+  const std::function<void(Ino)> collect = [&](Ino at) {
+    const std::string old_path = path_locked(item(at));
+    if (!valid_image_path(to_path + old_path.substr(from_path.size()))) {
+      fail(EINVAL, "{}: {} is no name for a file", path_, to);
+    }
+    for (const auto& [child_name, child] : item(at).children) collect(child);
+    if (!S_ISDIR(item(at).mode)) moved.emplace_back(at, old_path);
+  };
+  collect(ino);
   if (const auto target = item(to_directory).children.find(to); target != item(to_directory).children.end()) {
     if (target->second == ino) return {};
     if (!item(target->second).children.empty()) fail(ENOTEMPTY, "{}: {} is not empty", path_, to);
     detach(target->second);
   }
-  // The builder knows files only: a directory moves file by file.
-  const std::string from_path = path_locked(item(ino));
-  std::vector<std::pair<Ino, std::string>> moved;
-  const std::function<void(Ino)> collect = [&](Ino at) {
-    for (const auto& [child_name, child] : item(at).children) collect(child);
-    if (!S_ISDIR(item(at).mode)) moved.emplace_back(at, path_locked(item(at)));
-  };
-  collect(ino);
   item(directory).children.erase(name);
   item(to_directory).children.emplace(to, ino);
   item(ino).parent = to_directory;

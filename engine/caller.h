@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -29,6 +30,7 @@ struct Caller {
 
   /// Root, without less capabilities than we have ourselves: the root of a container is not.
   bool privileged() const;
+  bool in_group(gid_t group) const { return group == gid || std::ranges::find(groups, group) != groups.end(); }
 
   /// Leaves what `other` may do as well. Throws Error(EPERM) where it is another user, or does not have the group.
   void limit_to(const Caller& other);

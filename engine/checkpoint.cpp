@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
@@ -129,7 +130,7 @@ void Capture::look_before_the_stop() {
   refuse_process(pid_, proc_dir_.get(), status_);
   memory_.read();
   refuse_mappings(pid_, memory_.vmas());
-  refuse_descriptors(pid_, read_fd_table(pid_, proc_dir_.get()));
+  refuse_descriptors(pid_, read_fd_table(pid_, proc_dir_.get()), options_.no_sockets);
 }
 
 void Capture::prepare_snapshot() {
@@ -166,13 +167,15 @@ void Capture::capture_proc_files(const StoppedProcess& process) {
 }
 
 // Asked in the stop: before and after it the process may be another program with other rights. The image of a set-uid
-// program, or of one that has made itself unreadable, is root's: the files of such a process in /proc are root's too
-// (task_dump_owner() in fs/proc/base.c).
+// program, of one that has made itself unreadable (the files of such a process in /proc are root's too,
+// task_dump_owner() in fs/proc/base.c), or of one with capabilities is root's: its user could not trace it.
 void Capture::note_owner(const ProcStatus& status) {
+  const auto rights = [](const ProcStatus& s) { return std::tie(s.uid, s.gid, s.cap_permitted); };
+  if (rights(status) != rights(status_)) check_may_checkpoint(caller_, pid_);
   struct stat st {};
   const bool readable = ::fstatat(proc_dir_.get(), "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
   const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
-                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2];
+                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2] && status.cap_permitted == 0;
   owner_uid_ = readable && plain ? status.uid[0] : 0;
   owner_gid_ = readable && plain ? status.gid[0] : 0;
 }
@@ -198,8 +201,9 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.later = &later_;
   ctx.later_bytes = &later_bytes_;
   ctx.memory = options_.memory;
+  ctx.no_sockets = options_.no_sockets;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
-  refuse_descriptors(pid_, fds);  // it may have opened something since
+  refuse_descriptors(pid_, fds, options_.no_sockets);  // it may have opened something since
   capture_descriptors(ctx, fds);
   capture_rooms(ctx, process.remotes());
   capture_shared_mappings(ctx, memory_.vmas());
@@ -314,8 +318,9 @@ CheckpointResult Capture::run(std::string_view without) {
 }
 
 CheckpointResult capture_with_retries(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options) {
+  constexpr int kExecs = 10;
   std::string without;
-  for (;;) {
+  for (int execs = 0;;) {
     Capture capture(store, pid, caller, options);
     try {
       return capture.run(without);
@@ -326,7 +331,8 @@ CheckpointResult capture_with_retries(Store& store, pid_t pid, const Caller& cal
     } catch (const Error& e) {
       // Whatever file of /proc it was that could not be read any more.
       if (capture.process_ended()) fail(ESRCH, "{}: the process has ended ({})", pid, e.sentence());
-      throw;
+      // Another thread than the main one has executed a program, and has its id now.
+      if (e.err() != ESRCH || ++execs > kExecs) throw;
     }
   }
 }

@@ -7,6 +7,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/kinds/cpu_features.h"
 
 namespace ckpt {
 namespace {
@@ -80,6 +81,8 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
          status.seccomp == 1 ? "strict" : "filter");
   }
   if (status.shadow_stack) fail(EOPNOTSUPP, "{}: it uses a shadow stack; this is not supported", pid);
+  if (status.address_masking) fail(EOPNOTSUPP, "{}: it uses tagged addresses (LAM); this is not supported", pid);
+  refuse_cpu_features(pid, proc_dir);
   refuse_32_bit(pid, proc_dir);
   refuse_namespaces(pid, proc_dir);
   refuse_children(pid, proc_dir);

@@ -46,6 +46,8 @@ struct CheckpointOptions {
   std::function<void(const ImageSource&)> deliver;
   /// With `kernel` it is EOPNOTSUPP where the module does not serve.
   EngineChoice engine = EngineChoice::automatic;
+  /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
+  bool no_sockets = false;
   const CancelFlag* cancel = nullptr;
 };
 

@@ -15,6 +15,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
+#include "engine/kinds/sock_diag.h"
 #include "engine/memory/page_scan.h"
 #include "engine/memory/userfault.h"
 #include "engine/module.h"
@@ -77,6 +78,15 @@ bool probe_rseq_configuration() {
 
 bool probe_timer_ids() { return ::prctl(kTimerCreateRestoreIds, kTimerCreateRestoreIdsGet, 0, 0, 0) >= 0; }
 
+bool probe_unix_diag() {
+  try {
+    list_unix_sockets();
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
 bool probe_file_handles() {
   file_handle handle{};
   int mount = 0;
@@ -133,6 +143,7 @@ std::vector<KernelFeature> probe() {
        "restartable sequences; needed for glibc 2.35"},
       {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15",
        "POSIX timers under their old ids; else ids are counted up"},
+      {"unix_diag", probe_unix_diag(), "3.3", "unix sockets; needed for them"},
       {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
       {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
       {"/dev/ckpt", module_serves(), "the module ckpt.ko",

@@ -64,6 +64,7 @@ class Resume {
     ctx_.image = &image;
     ctx_.caller = caller;
     ctx_.objects = &objects_;
+    ctx_.undo = &undo_;
   }
 
   pid_t run();
@@ -77,7 +78,9 @@ class Resume {
   void read_status();
   void check_root();
   void wait_for_pid() const;
-  void place_descriptors(Stub& stub, const RestoredFds& fds, size_t mapped_files);
+  void place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files);
+  pid_t make();
+  void take_back() noexcept;
   void join_session(Stub& stub);
   void take_terminal() const;
   void start_threads(Stub& stub);
@@ -87,6 +90,7 @@ class Resume {
   const ResumeOptions& options_;
   const std::string where_;
   std::map<std::string, UniqueFd> objects_;
+  std::vector<std::function<void()>> undo_;
   UniqueFd root_;
   RestoreContext ctx_;
   Plan plan_;
@@ -160,15 +164,16 @@ void Resume::wait_for_pid() const {
   }
 }
 
-void Resume::place_descriptors(Stub& stub, const RestoredFds& fds, size_t mapped_files) {
-  std::vector<Placement> to;
+void Resume::place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files) {
   int highest = -1;
+  for (const RestoredFd& fd : fds.fds) highest = std::max(highest, fd.fd);
+  stub.open_channel(highest + 1, mapped_files);
+  complete_descriptors(ctx_, fds, stub.leader());
+  std::vector<Placement> to;
   for (const RestoredFd& fd : fds.fds) {
     to.push_back({fds.files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
-    highest = std::max(highest, fd.fd);
   }
   std::sort(to.begin(), to.end(), [](const Placement& a, const Placement& b) { return a.number < b.number; });
-  stub.open_channel(highest + 1, mapped_files);
   stub.place(to);
 }
 
@@ -196,6 +201,10 @@ void Resume::start_threads(Stub& stub) {
 }
 
 void Resume::let_go(Stub& stub) {
+  // The main thread comes first here and there.
+  for (size_t i = 0; i < plan_.threads.size(); ++i) {
+    if (plan_.threads[i].registers.has_tiles()) stub.threads().at(i)->use_tiles();
+  }
   stub.close_channel();
   restrict_layout(stub, plan_.layout);
   stub.hand_over();
@@ -213,7 +222,21 @@ void Resume::let_go(Stub& stub) {
   });
 }
 
+void Resume::take_back() noexcept {
+  for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
+}
+
 pid_t Resume::run() {
+  try {
+    return make();
+  } catch (...) {
+    objects_.clear();
+    take_back();
+    throw;
+  }
+}
+
+pid_t Resume::make() {
   read_header();
   read_status();
   read_threads();
@@ -251,6 +274,9 @@ pid_t Resume::run() {
   for (const auto& thread : stub.threads()) threads.push_back(thread.get());
   restore_rooms(ctx_, threads);
   restore_answer(image_, ctx_.prefix, stub.leader(), options_.stopped ? CKPT_STOP : 0);
+  // What is still open here would keep ends alive that the process closes.
+  fds.files.clear();
+  objects_.clear();
   let_go(stub);
   return ctx_.pid;
 }

@@ -54,6 +54,7 @@ class EpollKind : public DescriptorKind {
  public:
   const char* name() const override { return "epoll"; }
   bool matches(const OpenFd& fd) const override { return fd.target == "anon_inode:[eventpoll]"; }
+  bool may_be_queued() const override { return false; }
 
   std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
     std::map<int, unsigned> seen;

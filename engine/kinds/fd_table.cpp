@@ -175,6 +175,23 @@ std::vector<std::string> OpenFd::info_lines(std::string_view name) const {
   return values;
 }
 
+bool same_description(pid_t pid, int fd, pid_t other, int other_fd) {
+  const long result = syscall(SYS_kcmp, pid, other, KCMP_FILE, fd, other_fd);
+  if (result < 0 && errno != EBADF && errno != ESRCH) fail_errno("{}: kcmp", pid);
+  return result == 0;
+}
+
+OpenFd read_own_fd(int fd) {
+  const UniqueFd self = open_at(AT_FDCWD, "/proc/self", O_RDONLY | O_DIRECTORY);
+  const UniqueFd fd_dir = open_at(self.get(), "fd", O_RDONLY | O_DIRECTORY);
+  const UniqueFd info_dir = open_at(self.get(), "fdinfo", O_RDONLY | O_DIRECTORY);
+  std::vector<OpenFd> one;
+  if (auto info = read_fd(fd_dir.get(), info_dir.get(), fd)) one.push_back(std::move(*info));
+  if (one.empty()) fail(EBADF, "descriptor {}: is not open", fd);
+  fill_mount_types(one, self.get());
+  return std::move(one.front());
+}
+
 std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir) {
   std::vector<OpenFd> fds;
   const std::vector<int> numbers = list_numbers(proc_dir, pid);

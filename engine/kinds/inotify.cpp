@@ -189,6 +189,7 @@ class InotifyKind : public DescriptorKind {
   }
 
   bool has_owner() const override { return true; }
+  bool may_be_queued() const override { return false; }
 };
 
 }  // namespace

@@ -3,11 +3,16 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+#include <set>
+
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/locks.h"
 #include "engine/kinds/named_file.h"
 #include "engine/kinds/owner.h"
+#include "engine/kinds/sock_diag.h"
+#include "engine/kinds/unix_queue.h"
 
 namespace ckpt {
 
@@ -16,6 +21,8 @@ namespace {
 // The kernel's own default ceiling (fs.nr_open); an image that asks for more is not one of ours.
 constexpr uint64_t kMaxFd = 1 << 20;
 constexpr uint64_t kMaxRecord = 64 << 20;
+
+constexpr const char* kOwnProc = "/proc/self";
 
 std::string fd_name(const CaptureContext& ctx, const OpenFd& fd) {
   return fmt::format("{}: fd {}", ctx.pid, fd.fd);
@@ -51,6 +58,20 @@ Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
   capture_locks(ctx, fd, out);
   if (kind.has_owner()) capture_owner(ctx, fd, out);
   return out;
+}
+
+/// Files that are only under way in sockets: we are the process that has them open.
+void capture_queued(const CaptureContext& outer, std::vector<std::pair<std::string, std::string>>& records) {
+  if (outer.queued->files.empty()) return;
+  const UniqueFd proc_dir = open_at(AT_FDCWD, kOwnProc, O_RDONLY | O_DIRECTORY);
+  const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!pid_fd) fail_errno("pidfd_open");
+  CaptureContext ctx = outer;
+  ctx.proc_dir = proc_dir.get();
+  ctx.pid_fd = pid_fd.get();
+  for (size_t i = 0; i < ctx.queued->infos.size(); ++i) {
+    records.emplace_back(fmt::format("objects/queued-{}", i), capture_one(ctx, ctx.queued->infos[i]).text());
+  }
 }
 
 struct ParsedFd {
@@ -105,6 +126,33 @@ UniqueFd CaptureContext::take(int fd) const {
   return mine;
 }
 
+std::vector<const OpenFd*> CaptureContext::holders(dev_t dev, ino_t inode) const {
+  std::vector<const OpenFd*> all;
+  const auto [begin, end] = fds_by_inode.equal_range({dev, inode});
+  for (auto it = begin; it != end; ++it) all.push_back(it->second);
+  if (queued == nullptr) return all;
+  for (const OpenFd& fd : queued->infos) {
+    if (fd.st.st_dev == dev && fd.st.st_ino == inode) all.push_back(&fd);
+  }
+  return all;
+}
+
+bool CaptureContext::may_hold_more() const {
+  return queued == nullptr && std::ranges::any_of(*fds, [this](const OpenFd& fd) {
+           return fd.shares < 0 && is_unix_socket(fd) && has_unread(take(fd.fd).get());
+         });
+}
+
+const std::map<ino_t, UnixDiag>& CaptureContext::unix_sockets() const {
+  if (!unix_sockets_) unix_sockets_ = std::make_shared<const std::map<ino_t, UnixDiag>>(list_unix_sockets());
+  return *unix_sockets_;
+}
+
+const UnixDiag* CaptureContext::unix_socket(ino_t inode) const {
+  const auto it = unix_sockets().find(inode);
+  return it == unix_sockets().end() ? nullptr : &it->second;
+}
+
 const DescriptorKind& kind_of(const OpenFd& fd) {
   const auto& kinds = descriptor_kinds();
   for (const DescriptorKind* kind : kinds) {
@@ -120,7 +168,7 @@ const DescriptorKind& kind_named(std::string_view type, const std::string& where
   fail(EOPNOTSUPP, "{}: the type '{}' is not known to this version", where, escape(type));
 }
 
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets) {
   const std::string dir = fmt::format("/proc/{}", pid);
   const UniqueFd proc_dir = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
   const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
@@ -129,6 +177,7 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
   ctx.pid = pid;
   ctx.proc_dir = proc_dir.get();
   ctx.pid_fd = pid_fd.get();
+  ctx.no_sockets = no_sockets;
   set_table(ctx, fds);
   for (const OpenFd& fd : fds) {
     if (fd.shares >= 0) continue;
@@ -144,11 +193,13 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds) {
 void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>& fds) {
   CaptureContext ctx = outer;
   set_table(ctx, fds);
+  ctx.queued = find_queued_descriptors(ctx);
   // Handing records to the image can wait until the process goes on; making them cannot.
   auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
   for (const OpenFd& fd : fds) {
     records->emplace_back(fmt::format("{}fds/{}", ctx.prefix, fd.fd), capture_one(ctx, fd).text());
   }
+  capture_queued(ctx, *records);
   auto put = [records, image = ctx.image] {
     for (const auto& [path, text] : *records) image->put(path, text);
   };
@@ -179,7 +230,7 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
     } else {
       const DescriptorKind& kind = kind_named(parsed.record.get("type"), parsed.record.where());
       UniqueFd file = kind.restore(ctx, parsed.record);
-      restore_locks(file.get(), parsed.record);
+      if (!kind.completed_later()) restore_locks(file.get(), parsed.record);
       restored.file = static_cast<int>(out.files.size());
       out.files.push_back(std::move(file));
     }
@@ -188,6 +239,27 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
     out.fds.push_back(std::move(restored));
   }
   return out;
+}
+
+void complete_descriptors(const RestoreContext& outer, RestoredFds& fds, Remote& leader) {
+  RestoreContext ctx = outer;
+  ctx.leader = &leader;
+  std::set<int> complete;  // files
+  const auto complete_one = [&](const RestoredFd& fd) {
+    if (fd.inherited || fd.shared) return;
+    const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
+    if (!kind.completed_later() || !complete.insert(fd.file).second) return;
+    UniqueFd file = kind.complete(ctx, fd.record);
+    restore_locks(file.get(), fd.record);
+    fds.files.at(static_cast<size_t>(fd.file)) = std::move(file);
+  };
+  ctx.file_of = [&](int number) {
+    const auto it = std::ranges::find(fds.fds, number, &RestoredFd::fd);
+    if (it == fds.fds.end()) return -1;
+    complete_one(*it);
+    return fds.files.at(static_cast<size_t>(it->file)).get();
+  };
+  for (const RestoredFd& fd : fds.fds) complete_one(fd);
 }
 
 void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader) {

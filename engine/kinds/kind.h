@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,6 +27,8 @@ namespace ckpt {
 // ---- capture ----------------------------------------------------------------------------------------------------
 
 struct OpenFd;
+struct QueuedDescriptors;
+struct UnixDiag;
 
 /// What a room may use while the process is stopped.
 struct CaptureContext {
@@ -45,11 +48,27 @@ struct CaptureContext {
   /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.
   const std::vector<OpenFd>* fds = nullptr;
   std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> fds_by_inode;
+  /// Descriptors under way in unix sockets (unix_queue.h), set by capture_descriptors(); null before.
+  std::shared_ptr<const QueuedDescriptors> queued;
+  /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
+  bool no_sockets = false;
 
+  /// Every descriptor of the image that leads to this inode, those under way in its sockets as well: whether all ends of
+  /// something are in the image.
+  std::vector<const OpenFd*> holders(dev_t dev, ino_t inode) const;
+  bool holds(dev_t dev, ino_t inode) const { return !holders(dev, inode).empty(); }
+  /// Before the stop: whether a descriptor that holders() does not name could be under way in a socket.
+  bool may_hold_more() const;
+  /// The unix socket as the kernel's socket monitor tells of it, read once for the whole table; null for none.
+  const UnixDiag* unix_socket(ino_t inode) const;
+  const std::map<ino_t, UnixDiag>& unix_sockets() const;
   /// A duplicate of the process's descriptor, sharing its file description (pidfd_getfd). Throws Error.
   UniqueFd take(int fd) const;
   /// True the first time an object is met: the caller writes it then, to objects/NAME.
   bool first(const std::string& object) const { return objects->emplace(object, object).second; }
+
+ private:
+  mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets_;
 };
 
 /// One open descriptor, as /proc tells of it.
@@ -86,6 +105,13 @@ struct RestoreContext {
   /// Puts a duplicate of a local descriptor into the process, at a high number that the image does not use, and
   /// returns this number; who asked closes it there again (Remote::call close).
   std::function<int(int local_fd)> give;
+  /// Set for complete() and finish() only: system calls of the main thread of the process that is being made.
+  Remote* leader = nullptr;
+  /// Set for complete() only: our own descriptor of the file of fds/N, -1 where the image has no such file (yet).
+  std::function<int(int fd)> file_of;
+  /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
+  /// May not throw.
+  std::vector<std::function<void()>>* undo = nullptr;
 };
 
 /// A kind of file descriptor. Stateless; one instance for ever.
@@ -105,6 +131,12 @@ class DescriptorKind {
   virtual void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const = 0;
   /// Makes the file description again: right object, flags, position. Throws Error without side effects on others.
   virtual UniqueFd restore(const RestoreContext& ctx, const Record& record) const = 0;
+  /// True where the description can only be made when the process is there, by its own system calls, but outside its
+  /// descriptor table: restore() checks the record and returns a placeholder, complete() makes the real one.
+  virtual bool completed_later() const { return false; }
+  virtual UniqueFd complete(const RestoreContext&, const Record&) const { return {}; }
+  /// Whether restore() and complete() make everything that it is, so that it may also be under way in a unix socket.
+  virtual bool may_be_queued() const { return true; }
   /// True where the description can only be made inside the process (it refers to the process): restore() returns a
   /// placeholder, and finish() puts the real one at `fd` with dup3.
   virtual bool made_in_process() const { return false; }
@@ -123,9 +155,13 @@ const DescriptorKind& kind_named(std::string_view type, const std::string& where
 
 /// Reads the whole descriptor table of a process, in ascending order, `shares` filled in by kcmp(2).
 std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir);
+/// One descriptor of our own.
+OpenFd read_own_fd(int fd);
+/// kcmp(2): whether a descriptor of one process and one of another are the same file description.
+bool same_description(pid_t pid, int fd, pid_t other, int other_fd);
 
 /// All of fds/: refusals (before the stop), capture (during it).
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds);
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets = false);
 void capture_descriptors(const CaptureContext& ctx, const std::vector<OpenFd>& fds);
 
 /// A descriptor ready to be put into the process.
@@ -143,6 +179,8 @@ struct RestoredFds {
 };
 /// Parses fds/ and makes every file description in this process. `inherit` maps numbers to descriptors to use instead.
 RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit);
+/// Makes those that are completed_later(), with the calls of a process that has none of the descriptors yet.
+void complete_descriptors(const RestoreContext& ctx, RestoredFds& fds, Remote& leader);
 /// Second half, when every descriptor stands at its number, every mapping is made, and the descriptors that served to
 /// make them are closed (closing any descriptor of a file drops the process's POSIX locks on it): finish() of every
 /// kind, POSIX locks, signal owners. Touches nothing but the process that `leader` belongs to.

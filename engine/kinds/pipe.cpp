@@ -123,14 +123,12 @@ const DescriptorKind& pipe_kind() {
 
 std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const OpenFd& fd) {
   bool read_end = false, write_end = false;
-  const auto [begin, end] = ctx.fds_by_inode.equal_range({fd.st.st_dev, fd.st.st_ino});
-  for (auto it = begin; it != end && !(read_end && write_end); ++it) {
-    const OpenFd& other = *it->second;
-    if ((other.flags & O_PATH) != 0) continue;
-    read_end = read_end || reads(other);
-    write_end = write_end || writes(other);
+  for (const OpenFd* other : ctx.holders(fd.st.st_dev, fd.st.st_ino)) {
+    if ((other->flags & O_PATH) != 0) continue;
+    read_end = read_end || reads(*other);
+    write_end = write_end || writes(*other);
   }
-  if (read_end && write_end) return std::nullopt;
+  if ((read_end && write_end) || ctx.may_hold_more()) return std::nullopt;
   const UniqueFd mine = ctx.take(fd.fd);
   if (other_end_is_gone(mine.get(), read_end)) return std::nullopt;
   if (fd.target.starts_with('/')) {

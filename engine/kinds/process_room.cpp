@@ -1,6 +1,7 @@
 #include "engine/kinds/process_room.h"
 
 #include "engine/base/error.h"
+#include "engine/kinds/cpu_features.h"
 #include "engine/kinds/credentials.h"
 #include "engine/kinds/process_state.h"
 #include "engine/kinds/scheduling.h"
@@ -23,6 +24,7 @@ const std::vector<ThreadRoom>& thread_rooms() {
   // Credentials change what the rooms after them may do, and clear the parent-death signal.
   static const std::vector<ThreadRoom> rooms = {
       {"signals", capture_thread_signals, restore_thread_signals},
+      {"CPU features", capture_cpu_features, restore_cpu_features},
       {"credentials", capture_credentials, restore_credentials},
       {"scheduling", capture_scheduling, restore_scheduling},
       {"thread state", capture_thread_state, restore_thread_state},

@@ -215,6 +215,11 @@ RestoredRegisters parse_registers(const ImageSource& image, const std::string& p
   return made;
 }
 
+bool RestoredRegisters::has_tiles() const {
+  constexpr unsigned kTileData = 18;
+  return (load<uint64_t>(xsave, kLegacy) >> kTileData & 1) != 0;
+}
+
 void apply_registers(pid_t tid, const RestoredRegisters& registers) {
   const auto request = [tid](__ptrace_request what, uintptr_t set, void* data, size_t size,
                              const char* name) {

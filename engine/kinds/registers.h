@@ -31,6 +31,8 @@ void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscal
 struct RestoredRegisters {
   user_regs_struct regs{};
   std::vector<std::byte> xsave;  ///< in this CPU's layout, as large as it needs to be
+  /// Whether the tiles of AMX are in use: the kernel must have made room for them before the area is set.
+  bool has_tiles() const;
 };
 
 /// Parses and checks; makes nothing. The segment registers are forced, the flags masked, addresses must be

@@ -77,6 +77,7 @@ class ProcKind : public DescriptorKind {
   }
 
   bool made_in_process() const override { return true; }
+  bool may_be_queued() const override { return false; }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
     const auto name = own_name(record.get("path"), ctx.pid);
@@ -110,6 +111,7 @@ class PidfdKind : public DescriptorKind {
   UniqueFd restore(const RestoreContext&, const Record& record) const override { return placeholder(record); }
 
   bool made_in_process() const override { return true; }
+  bool may_be_queued() const override { return false; }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
     const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_open, ctx.pid, 0)));

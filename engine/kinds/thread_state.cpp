@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 
@@ -22,12 +23,9 @@ std::string first_line(std::string text) {
 /// the system's default.
 int memory_failure_policy(const CaptureContext& ctx, const Remote& thread) {
   constexpr uint64_t kProcessPolicy = 0x80, kEarly = 0x08000000;
-  const std::string stat = read_file(ctx.proc_dir, task_file(thread, "stat"));
-  const auto words = split_words(std::string_view(stat).substr(stat.rfind(')') + 1));
-  const auto flags = words.size() > 6 ? parse_u64(words[6]) : std::nullopt;
-  if (!flags) fail(EIO, "{}: /proc/{}/stat has no flags", ctx.pid, thread.tid());
-  if ((*flags & kProcessPolicy) == 0) return PR_MCE_KILL_DEFAULT;
-  return (*flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE;
+  const uint64_t flags = task_flags(ctx.proc_dir, thread.tid());
+  if ((flags & kProcessPolicy) == 0) return PR_MCE_KILL_DEFAULT;
+  return (flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE;
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-// Unix sockets that nobody else is tied to: never connected and without a name, or hung up by a peer that is gone (the
-// java virtual machine keeps one of these). Every other one is refused by name until process trees and peers are there.
+// Unix sockets: stream, seqpacket and datagram sockets whose other ends are in the image, with what is queued in them.
 //
 //   fds/N    type unix
-//            socket stream|seqpacket|dgram
-//            state unconnected|hung_up        (hung_up: reading ends at once, writing is EPIPE)
+//            object unix-4711        the socket itself, objects/unix-4711, see unix_record.h
+//
+// An end that is outside the image refuses the checkpoint by name; with CKPT_NO_SOCKETS it is captured as closed.
 #pragma once
 
 #include "engine/kinds/kind.h"

@@ -12,6 +12,7 @@ class CowSnapshot : public Snapshot {
  public:
   explicit CowSnapshot(pid_t pid) : pid_(pid), memory_(pid), scanner_(pid) {}
 
+  pid_t pid() const final { return pid_; }
   void fix(const std::vector<Vma>& vmas, Remote& leader) final;
   /// Where no copy could be made (limits, memory) the process is read while it is stopped.
   bool needs_stop() const final { return !copied_; }

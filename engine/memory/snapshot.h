@@ -56,6 +56,7 @@ class Snapshot {
   virtual const char* name() const = 0;
   /// Whether it is the work of the kernel module.
   virtual bool by_module() const { return false; }
+  virtual pid_t pid() const = 0;
 
   /// True where prepare() must be called in a short stop of its own before the real one.
   virtual bool wants_prepare_stop() const { return false; }

@@ -22,6 +22,15 @@ T number(std::string_view text, int base = 10) {
   return value;
 }
 
+/// The fields of the text of a stat file from `state` on, which is the third: proc_pid_stat(5) counts from one.
+std::vector<std::string> stat_fields(std::string_view stat, size_t at_least) {
+  // comm may hold spaces and parentheses: fields are counted from the last ')'.
+  const size_t paren = stat.rfind(')');
+  auto words = split_words(paren == std::string::npos ? "" : stat.substr(paren + 1));
+  if (words.size() < at_least) fail(EINVAL, "/proc/PID/stat: too few fields");
+  return words;
+}
+
 std::string_view next_line(std::string_view& text) {
   const size_t end = text.find('\n');
   const std::string_view line = text.substr(0, end);
@@ -74,6 +83,9 @@ ProcStatus parse_status(std::string_view text, pid_t pid) {
     s.kernel_thread = !s.has_mm && s.state != 'Z' && s.state != 'X';
   }
   s.seccomp = number<int>(status_field(text, "Seccomp"));
+  // "untag_mask" came with Linux 6.4 (Documentation/arch/x86 has the feature as LAM).
+  const auto untag = parse_u64(status_field(text, "untag_mask"));
+  s.address_masking = untag && *untag != UINT64_MAX;
   const auto features = split_words(status_field(text, "x86_Thread_features"));
   s.shadow_stack = std::find(features.begin(), features.end(), "shstk") != features.end();
   return s;
@@ -117,15 +129,15 @@ std::vector<pid_t> list_children(int proc_dir) {
   return children;
 }
 
+uint64_t task_flags(int proc_dir, pid_t tid) {
+  return number<uint64_t>(stat_fields(read_file(proc_dir, fmt::format("task/{}/stat", tid)), 7)[6]);
+}
+
 bool is_ending(pid_t pid) {
   constexpr uint64_t kExiting = 0x4;                        // PF_EXITING, include/linux/sched.h
   constexpr uint64_t kKilled = uint64_t{1} << (SIGKILL - 1);
   try {
-    const std::string stat = read_file(fmt::format("/proc/{}/stat", pid));
-    // comm may hold spaces and parentheses: fields are counted from the last ')'; state is the third of proc_pid_stat(5).
-    const size_t paren = stat.rfind(')');
-    const auto words = split_words(paren == std::string::npos ? "" : std::string_view(stat).substr(paren + 1));
-    if (words.size() < 29) return false;
+    const auto words = stat_fields(read_file(fmt::format("/proc/{}/stat", pid)), 29);
     return words[0] == "Z" || words[0] == "X" || (number<uint64_t>(words[6]) & kExiting) != 0 ||
            (number<uint64_t>(words[28]) & kKilled) != 0;
   } catch (const Error&) {

@@ -34,6 +34,7 @@ struct ProcStatus {
   bool kernel_thread = false;  ///< no address space
   bool has_mm = false;         ///< false for a kernel thread and for a zombie
   int seccomp = 0;             ///< 0 none, 1 strict, 2 filter
+  bool address_masking = false;  ///< addresses with tag bits (LAM): untag_mask is not all ones
   bool shadow_stack = false;   ///< x86_Thread_features has shstk
 };
 
@@ -47,6 +48,9 @@ ProcStatus read_status(pid_t pid);
 
 /// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
 bool is_ending(pid_t pid);
+
+/// Field 9 of /proc/PID/task/TID/stat, the kernel's flags of a thread (PF_..., include/linux/sched.h).
+uint64_t task_flags(int proc_dir, pid_t tid);
 
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);

@@ -125,6 +125,11 @@ InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings) {
   return site;
 }
 
+bool holds_code(pid_t pid, const InjectionSite& site) {
+  if (!site.survives_us()) return site.syscall_ret.addr != 0 && holds(pid, site.syscall_ret, kSyscall);
+  return holds(pid, site.syscall_ret, kSyscallRet) && holds_restorer(pid, site.restorer);
+}
+
 namespace {
 
 size_t padded_frame_bytes() { return (signal_frame_bytes() + 63) & ~63ull; }
@@ -165,6 +170,7 @@ struct RemoteSyscall::Borrowed {
 namespace {
 
 uint64_t align_down(uint64_t value, uint64_t to) { return value & ~(to - 1); }
+uint64_t align_up(uint64_t value, uint64_t to) { return align_down(value + to - 1, to); }
 
 // A stack made by mmap for a thread ends in guard pages; memory of a heap does not (malloc's arenas have
 // large reserves of the kind between them).
@@ -211,7 +217,7 @@ RemoteSyscall::RemoteSyscall(Tracee& tracee, InjectionSite& site) : tracee_(trac
 
 // A piece at the far end of the main thread's stack, well below what that thread uses. Where all are lent,
 // the thread that has had one longest gives it back: its next call prepares it again.
-RemotePtr RemoteSyscall::borrow_main_stack(size_t size) const {
+RemotePtr RemoteSyscall::borrow_main_stack(size_t step) const {
   constexpr uint64_t kKeepOff = 32 << 10;  // for the main thread's own frame
   constexpr uint64_t kUnknown = 32 << 10;  // believed to be unused, where the main thread is on another stack
   const auto stack = std::find_if(site_.mappings.begin(), site_.mappings.end(),
@@ -220,9 +226,6 @@ RemotePtr RemoteSyscall::borrow_main_stack(size_t size) const {
   const bool on_it = site_.main_rsp >= stack->start && site_.main_rsp < stack->end;
   const uint64_t end = on_it ? std::max(stack->start, site_.main_rsp - std::min(site_.main_rsp, kKeepOff))
                              : std::min(stack->end, stack->start + kUnknown);
-  // XSAVE areas of one process are about of one size; pieces are all as large as the largest may be.
-  const uint64_t step = 16 << 10;
-  if (size > step) return {};
   for (;;) {
     for (uint64_t at = stack->start; at + step <= end; at += step) {
       const auto same = [at](const auto& piece) { return piece.first == at; };
@@ -253,7 +256,9 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   b->undo_frames = {align_down(b->regs.rsp - kRedZone - size, 64)};
   if (!is_dead_stack(site_, b->regs.rsp, b->undo_frames.addr)) {
     // Without any main stack the bytes below the stack pointer have to do: they are put back, if we live.
-    if (const RemotePtr piece = borrow_main_stack(size); piece.addr != 0) b->undo_frames = piece;
+    // All pieces are as large as the largest may be, that of a thread with every feature of the CPU in use.
+    const size_t largest = align_up(size - area_size + b->xsave.size() + 64, 4096);
+    if (const RemotePtr piece = borrow_main_stack(largest); piece.addr != 0) b->undo_frames = piece;
   }
   b->scratch = b->undo_frames + undo_size;
   b->frame = b->scratch + kScratch;

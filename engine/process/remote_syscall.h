@@ -67,6 +67,9 @@ struct InjectionSite {
 /// instruction.
 InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings);
 
+/// Whether the code is still there: an exec, or the end of a library, may have come since it was found.
+bool holds_code(pid_t pid, const InjectionSite& site);
+
 /// Not thread-safe; used by the tracing thread only, while the thread is stopped.
 class RemoteSyscall : public Remote {
  public:
@@ -102,7 +105,7 @@ class RemoteSyscall : public Remote {
  private:
   struct Borrowed;  // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
-  RemotePtr borrow_main_stack(size_t size) const;
+  RemotePtr borrow_main_stack(size_t step) const;
   void give_back() const;
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;  // from what the thread has: to be set

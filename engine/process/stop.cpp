@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "engine/base/error.h"
+#include "engine/process/death_watch.h"
 
 namespace ckpt {
 namespace {
@@ -30,14 +32,23 @@ std::string read_or_empty(int dirfd, const std::string& path) {
 StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid)) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
-  // Slow in a process not seen before (a search through libc), so it is done while the process runs.
-  site_ = find_injection_site(pid, parse_mappings(read_file(proc_dir_.get(), "maps")));
+  find_code();
   // Once only: a process that makes threads faster than they are seized would never be done with. stop() finds the rest.
   seize_new_threads();
   if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
 }
 
 StoppedProcess::~StoppedProcess() { resume(); }
+
+// Slow in a process not seen before (a search through libc), so it is done while the process runs. In the middle of an
+// exec there is no code at all: the stop looks again.
+void StoppedProcess::find_code() {
+  try {
+    site_ = find_injection_site(pid_, parse_mappings(read_file(proc_dir_.get(), "maps")));
+  } catch (const Error& e) {
+    if (e.err() != EOPNOTSUPP) throw;
+  }
+}
 
 bool StoppedProcess::has_leader() const {
   return std::any_of(tracees_.begin(), tracees_.end(), [this](const auto& t) { return t->tid() == pid_; });
@@ -60,33 +71,50 @@ bool StoppedProcess::seize_new_threads() {
   std::vector<pid_t> ours;
   for (const auto& thread : tracees_) ours.push_back(thread->tid());
   std::sort(ours.begin(), ours.end());
+  std::vector<pid_t> fresh = list_tasks(proc_dir_.get());
+  std::erase_if(fresh, [&](pid_t tid) { return std::binary_search(ours.begin(), ours.end(), tid); });
+  if (fresh.empty()) return false;
+  std::optional<DeathWatch> watch;
+  if (fresh.size() + ours.size() > 1) watch.emplace(std::move(ours));
   bool any = false;
-  for (const pid_t tid : list_tasks(proc_dir_.get())) {
-    if (std::binary_search(ours.begin(), ours.end(), tid)) continue;
+  for (const pid_t tid : fresh) {
+    if (!seize(tid)) continue;
+    any = true;
+    if (watch) watch->add(tid);
+  }
+  return any;
+}
+
+// False where it has ended meanwhile; true where it is ours.
+bool StoppedProcess::seize(pid_t tid) {
+  constexpr int kTries = 100;
+  for (int tries = 0;; ++tries) {
     try {
       // What it makes from now on is ours from birth: or one that ends when it has made the next would be chased for ever.
       tracees_.push_back(std::make_unique<Tracee>(pid_, tid, PTRACE_O_TRACECLONE));
-      any = true;
+      return true;
     } catch (const Error& e) {
-      if (e.err() == ESRCH) continue;  // ended meanwhile
+      if (e.err() == ESRCH) return false;
       if (e.err() != EPERM) throw;
       const std::string text = read_or_empty(proc_dir_.get(), fmt::format("task/{}/status", tid));
-      if (text.empty()) continue;
+      if (text.empty()) return false;
       const ProcStatus status = parse_status(text, tid);
-      if (status.state == 'Z' || status.state == 'X') {
-        if (tid != pid_ || status.threads <= 1) continue;
-        fail_main_thread_ended();
+      const bool ended = status.state == 'Z' || status.state == 'X';
+      if (ended && (tid != pid_ || status.threads <= 1)) return false;
+      if (!ended && status.tracer == ::gettid()) return true;  // from birth: its maker will tell
+      if (!ended && status.tracer != 0) {
+        fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
       }
-      if (status.tracer == ::gettid()) {
-        any = true;  // from birth: its maker will tell
+      // In an exec of another thread, the main thread has ended for a moment: that thread then is the main thread.
+      if (tries < kTries) {
+        const timespec moment = {0, 100'000};
+        ::nanosleep(&moment, nullptr);
         continue;
       }
-      if (status.tracer != 0)
-        fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
-      throw;
+      if (!ended) throw;
+      fail_main_thread_ended();
     }
   }
-  return any;
 }
 
 // Takes what the threads have made since they were seized; true if there was anything.
@@ -116,13 +144,16 @@ void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
 }
 
 void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool>* cancel) {
+  constexpr int kLooks = 50;
   for (const auto& thread : tracees_) {
+    int ended = 0;
     while (!thread->wait_stop(std::min(deadline, Clock::now() + std::chrono::milliseconds(20)))) {
+      for (const auto& other : tracees_) other->notice_end();   // see DeathWatch
       if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
-      // Its end is not reported before that of the others, which we hold.
+      // Its end is not reported before that of the others, which we hold; in an exec of one of them it lasts a moment.
       if (thread->tid() == pid_ && tracees_.size() > 1) {
         const std::string status = read_or_empty(proc_dir_.get(), "status");
-        if (!status.empty() && parse_status(status, pid_).state == 'Z') fail_main_thread_ended();
+        if (!status.empty() && parse_status(status, pid_).state == 'Z' && ++ended == kLooks) fail_main_thread_ended();
       }
       if (Clock::now() >= deadline) fail_unstoppable(*thread);
     }
@@ -174,7 +205,12 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
         std::find_if(tracees_.begin(), tracees_.end(), [this](auto& t) { return t->tid() == pid_; });
     std::rotate(tracees_.begin(), leader, leader + 1);
     maps_ = read_file(proc_dir_.get(), "maps");
-    site_.mappings = parse_mappings(maps_);
+    std::vector<Mapping> mappings = parse_mappings(maps_);
+    if (holds_code(pid_, site_)) {
+      site_.mappings = std::move(mappings);
+    } else {
+      site_ = find_injection_site(pid_, std::move(mappings));
+    }
   } catch (...) {
     resume();
     throw;

@@ -67,9 +67,11 @@ class StoppedProcess {
   uint64_t stop_ns() const;
 
  private:
+  void find_code();
   bool has_leader() const;
   bool holds_all_threads() const;
   bool seize_new_threads();
+  bool seize(pid_t tid);
   bool take_born_threads(std::chrono::steady_clock::time_point deadline);
   void wait_all(std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
   void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline);

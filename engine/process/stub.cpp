@@ -23,6 +23,10 @@ namespace {
 
 constexpr int kSyscallStop = SIGTRAP | 0x80;   // PTRACE_O_TRACESYSGOOD
 constexpr std::array<uint8_t, 3> kGadget = {0x0f, 0x05, 0xcc};  // syscall; int3
+// Beside it, a use of the tiles: ldtilecfg (%rsi); tilezero %tmm0; tilerelease; syscall
+constexpr std::array<uint8_t, 17> kTileGadget = {0xc4, 0xe2, 0x78, 0x49, 0x06, 0xc4, 0xe2, 0x7b, 0x49,
+                                                 0xc0, 0xc4, 0xe2, 0x78, 0x49, 0xc0, 0x0f, 0x05};
+constexpr uint64_t kTileGadgetAt = 16;
 
 bool is_event(int status, int event) { return status >> 16 == event; }
 
@@ -35,7 +39,18 @@ RemotePtr StubThread::scratch() const { return stub_.scratch_; }
 size_t StubThread::scratch_size() const { return stub_.scratch_size_; }
 
 long StubThread::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
-  return stub_.run(tid_, nr, {a, b, c, d, e, f});
+  return stub_.run(tid_, stub_.gadget_, nr, {a, b, c, d, e, f});
+}
+
+void StubThread::use_tiles() {
+  struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } configuration = {1, 0, {}, {64}, {1}};
+  static_assert(sizeof configuration == 64);
+  const RemotePtr at = put(configuration);
+  stub_.run(tid_, stub_.helper_ + kTileGadgetAt, SYS_getpid, {0, at.addr, 0, 0, 0, 0});
 }
 
 void StubThread::read(RemotePtr from, std::span<std::byte> to) {
@@ -110,6 +125,7 @@ void Stub::use_helper(RemotePtr at) {
   leader().call("mmap", SYS_mmap, at.addr, 4096, PROT_READ | PROT_EXEC, kFlags, ~0ull, 0);
   leader().call("mmap", SYS_mmap, at.addr + 4096, kHelperSize - 4096, PROT_READ | PROT_WRITE, kFlags, ~0ull, 0);
   leader().write(at, std::as_bytes(std::span(kGadget)));
+  leader().write(at + kTileGadgetAt, std::as_bytes(std::span(kTileGadget)));
   gadget_ = at;
   helper_ = at;
   scratch_ = at + 4096;
@@ -171,9 +187,9 @@ void Stub::wait_syscall_stop(pid_t tid, int op) {
   }
 }
 
-long Stub::run(pid_t tid, long nr, const uint64_t (&args)[6]) {
+long Stub::run(pid_t tid, RemotePtr code, long nr, const uint64_t (&args)[6]) {
   user_regs_struct regs = base_;
-  regs.rip = gadget_.addr;
+  regs.rip = code.addr;
   regs.rax = static_cast<uint64_t>(nr);
   regs.rdi = args[0];
   regs.rsi = args[1];

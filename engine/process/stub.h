@@ -40,6 +40,11 @@ class StubThread : public Remote {
   RemotePtr scratch() const override;
   size_t scratch_size() const override;
 
+  /// Makes the kernel give the thread room for the tiles of AMX, which it does at their first use only (XFD, see
+  /// arch/x86/kernel/fpu/xstate.c): before that PTRACE_SETREGSET takes none. The process must be permitted to use them,
+  /// and the helper be mapped.
+  void use_tiles();
+
  private:
   Stub& stub_;
   pid_t tid_;
@@ -119,7 +124,7 @@ class Stub {
 
  private:
   friend class StubThread;
-  long run(pid_t tid, long nr, const uint64_t (&args)[6]);
+  long run(pid_t tid, RemotePtr code, long nr, const uint64_t (&args)[6]);
   void wait_syscall_stop(pid_t tid, int op);
   int wait_stop(pid_t tid);
   void find_gadget();

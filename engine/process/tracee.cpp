@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstring>
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
@@ -118,6 +119,26 @@ bool Tracee::wait_stop(Deadline deadline) {
     if (cloned) interrupt();
   }
   return true;
+}
+
+void Tracee::notice_end() {
+  if (state_ == State::running) {
+    if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return;
+    // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
+    // end is not reported before that of the others.
+    const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
+    std::array<char, 128> text{};
+    if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
+      const char* const name_end = std::strrchr(text.data(), ')');
+      if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return;
+    }
+    state_ = State::gone;
+    return;
+  }
+  int status = 0;
+  const pid_t got = state_ == State::stopped ? ::waitpid(tid_, &status, __WALL | WNOHANG) : 0;
+  if (got > 0) note_stop(status);
+  if (got < 0 && errno == ECHILD) state_ = State::gone;
 }
 
 void Tracee::run_to_syscall_stop() {

@@ -65,6 +65,8 @@ class Tracee {
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
   bool wait_stop(Deadline deadline);
+  /// Takes note of the thread's end, if it has come, without waiting; stopped or not.
+  void notice_end();
   /// With PTRACE_O_TRACECLONE: what the thread has made since the last call, by clone(2) and not as fork(2) does. Each is
   /// ours from birth and about to stop.
   std::vector<pid_t> take_born() { return std::exchange(born_, {}); }

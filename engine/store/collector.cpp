@@ -82,12 +82,17 @@ GcResult Collection::run() {
 void Collection::begin() {
   // No commit or deletion is half done while the view is taken; from then on the pins of ending builders are kept.
   const std::lock_guard commit_lock(core_.commit_mutex);
+  std::set<uint64_t> named;
+  for (const auto& [name, info] : core_.names) named.insert(info.id);   // only changed under commit_mutex
   const std::lock_guard lock(core_.registry_mutex);
   garbage_seen_ = core_.garbage;
   core_.collecting = true;
   snapshot_ = core_.db->GetSnapshot();
   for (const auto& weak : core_.open_images) {
-    if (auto image = weak.lock()) open_.push_back(std::move(image));
+    auto image = weak.lock();
+    if (!image) continue;
+    if (!dry_run_ && !named.contains(image->info().id)) core_.garbage_in_use = true;
+    open_.push_back(std::move(image));
   }
 }
 
@@ -179,11 +184,12 @@ void Collection::step() {
   const std::unique_lock reference_lock(core_.reference_mutex);
   {
     const std::lock_guard lock(core_.registry_mutex);
-    std::erase_if(free, [&](const Candidate& c) {
+    const size_t spared = std::erase_if(free, [&](const Candidate& c) {
       if (core_.retained.has(c.pack)) return true;
       return std::any_of(core_.builders.begin(), core_.builders.end(),
                          [&](const Pins* pins) { return pins->has(c.pack); });
     });
+    if (spared != 0 && !dry_run_) core_.garbage_in_use = true;
   }
   if (!dry_run_) apply(free);
   for (const Candidate& c : free) {
@@ -236,7 +242,7 @@ void Collection::reclaim() {
     core_.compact_packs();
   }
   const std::lock_guard lock(core_.registry_mutex);
-  if (core_.garbage != garbage_seen_) return;   // more has come meanwhile
+  if (core_.garbage != garbage_seen_ || core_.garbage_in_use) return;   // more has come meanwhile, or is to come
   rocksdb::WriteBatch batch;
   batch.Delete(core_.db.meta, "garbage");
   core_.db.write(batch, false, core_.db.dir());

@@ -34,8 +34,8 @@ class RocksStore : public Store {
   std::vector<ImageInfo> images() const override;
   std::shared_ptr<const StoredImage> open_image(std::string_view name) const override;
   bool has_image(std::string_view name) const override;
-  void rename_image(const std::string& from, const std::string& to) override;
-  void delete_image(const std::string& name) override;
+  void rename_image(const std::string& from, const std::string& to, uint64_t id) override;
+  void delete_image(const std::string& name, uint64_t id) override;
   std::unique_ptr<ImageBuilder> begin_image(std::string describe) override {
     return std::make_unique<RocksBuilder>(core_, std::move(describe));
   }
@@ -49,7 +49,7 @@ class RocksStore : public Store {
 
  private:
   void work_in_background();
-  ImageInfo find_name(const std::string& name) const;
+  ImageInfo find_name(const std::string& name, uint64_t id) const;
 
   std::shared_ptr<StoreCore> core_;
   std::thread collector_;
@@ -115,16 +115,16 @@ bool RocksStore::has_image(std::string_view name) const {
 }
 
 // Under commit_mutex.
-ImageInfo RocksStore::find_name(const std::string& name) const {
+ImageInfo RocksStore::find_name(const std::string& name, uint64_t id) const {
   const auto it = core_->names.find(name);
-  if (it == core_->names.end()) fail(ENOENT, "images/{}: no such image", escape(name));
+  if (it == core_->names.end() || (id != 0 && id != it->second.id)) fail(ENOENT, "images/{}: no such image", escape(name));
   return it->second;
 }
 
-void RocksStore::rename_image(const std::string& from, const std::string& to) {
+void RocksStore::rename_image(const std::string& from, const std::string& to, uint64_t id) {
   if (!valid_image_name(to)) fail(EINVAL, "\"{}\" is not a name that an image may have", escape(to));
   const std::lock_guard lock(core_->commit_mutex);
-  ImageInfo info = find_name(from);
+  ImageInfo info = find_name(from, id);
   if (from == to) return;
   if (core_->names.contains(to)) fail(EEXIST, "images/{}: there is such an image already", to);
   info.name = to;
@@ -137,10 +137,10 @@ void RocksStore::rename_image(const std::string& from, const std::string& to) {
   core_->names[to] = std::move(info);
 }
 
-void RocksStore::delete_image(const std::string& name) {
+void RocksStore::delete_image(const std::string& name, uint64_t id) {
   {
     const std::lock_guard lock(core_->commit_mutex);
-    const ImageInfo info = find_name(name);
+    const ImageInfo info = find_name(name, id);
     rocksdb::WriteBatch batch;
     batch.Delete(core_->db.images, name);
     batch.DeleteRange(core_->db.files, pack_key(info.id), pack_key(info.id + 1));

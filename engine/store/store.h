@@ -100,8 +100,9 @@ class Store {
   virtual std::vector<ImageInfo> images() const = 0;                           ///< sorted by name
   virtual std::shared_ptr<const StoredImage> open_image(std::string_view name) const = 0;  ///< Error ENOENT
   virtual bool has_image(std::string_view name) const = 0;
-  virtual void rename_image(const std::string& from, const std::string& to) = 0;  ///< ENOENT, EEXIST, EINVAL; durable
-  virtual void delete_image(const std::string& name) = 0;                         ///< ENOENT; durable
+  /// ENOENT, EEXIST, EINVAL; durable. With an `id`, ENOENT too where another image has the name by now.
+  virtual void rename_image(const std::string& from, const std::string& to, uint64_t id = 0) = 0;
+  virtual void delete_image(const std::string& name, uint64_t id = 0) = 0;        ///< ENOENT, as above; durable
   virtual std::unique_ptr<ImageBuilder> begin_image(std::string describe) = 0;
 
   virtual StoreStats stats() const = 0;

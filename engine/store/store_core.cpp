@@ -162,10 +162,17 @@ void StoreCore::add_builder(const Pins* pins) {
 }
 
 void StoreCore::remove_builder(const Pins* pins) {
-  const std::lock_guard lock(registry_mutex);
-  builders.erase(pins);
-  // What it committed may have come too late for the collection's view of the images.
-  if (collecting) pins->add_to(retained);
+  {
+    const std::lock_guard lock(registry_mutex);
+    builders.erase(pins);
+    // What it committed may have come too late for the collection's view of the images.
+    if (collecting) pins->add_to(retained);
+  }
+  let_go();
+}
+
+void StoreCore::let_go() noexcept {
+  if (garbage_in_use.exchange(false)) wake_collector();
 }
 
 void StoreCore::add_open_image(const std::shared_ptr<const RocksImage>& image) {

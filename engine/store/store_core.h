@@ -74,10 +74,13 @@ struct StoreCore : std::enable_shared_from_this<StoreCore> {
   PackSet retained;                           ///< packs of builders that ended during the collection
   std::mutex collection_mutex;                ///< one collection, or check, at a time
   std::atomic<uint64_t> garbage = 0;          ///< grows with every event that may leave garbage
+  std::atomic<bool> garbage_in_use = false;   ///< a collection has spared what an open image or a builder refers to
 
   void add_builder(const Pins* pins);
   void remove_builder(const Pins* pins);
   void add_open_image(const std::shared_ptr<const RocksImage>& image);
+  /// An open image or a builder is let go: what was spared for it may be collected now. Never throws.
+  void let_go() noexcept;
 
   /// Remembers, over a restart too, that a collection has something to do, and wakes the background one. The row
   /// `instead` goes. Never throws.

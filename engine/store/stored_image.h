@@ -35,6 +35,8 @@ class RocksImage : public StoredImage {
   RocksImage(std::shared_ptr<StoreCore> core, ImageInfo info, std::vector<ImageEntry> entries, Files files)
       : core_(std::move(core)), info_(std::move(info)), entries_(std::move(entries)), files_(std::move(files)) {}
 
+  ~RocksImage() override { core_->let_go(); }
+
   /// Reads an image's rows, as of the snapshot if there is one. Throws Error(EIO).
   static std::shared_ptr<RocksImage> load(const std::shared_ptr<StoreCore>& core, const ImageInfo& info,
                                           const rocksdb::Snapshot* snapshot = nullptr);

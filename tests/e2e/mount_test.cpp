@@ -301,7 +301,7 @@ TEST_F(MountTest, CtlRefusesWithASentence) {
   EXPECT_EQ(unknown.error, EINVAL);
   EXPECT_EQ(unknown.sentence, "ctl: unknown word 'frobnicate'\n");
   EXPECT_EQ(mount_.command("4999999").error, ESRCH);
-  EXPECT_EQ(mount_.command("1 no_sockets").error, EOPNOTSUPP);
+  EXPECT_EQ(mount_.command("1 no_pgrp_ttys").error, EOPNOTSUPP);
   EXPECT_EQ(mount_.command("delete nothing").error, ENOENT);
   EXPECT_EQ(mount_.command("restore nothing").error, ENOENT);
   EXPECT_EQ(mount_.write_ctl(noise(100'000)).error, EINVAL);
@@ -393,6 +393,27 @@ TEST_F(MountTest, OneUserFillsAnImage) {
     EXPECT_EQ(errno, EPERM);
   });
   as_user(kUser, [&] { EXPECT_EQ(::rmdir(path("restore/his").c_str()), 0); });
+}
+
+TEST_F(MountTest, ANameTooLongForAnImageChangesNothing) {
+  const std::string to = path("restore/long");
+  ASSERT_EQ(::mkdir(to.c_str(), 0700), 0);
+  ASSERT_EQ(::mkdir((to + "/fds").c_str(), 0700), 0);
+  write_file(to + "/fds/0", "type file\n");
+  EXPECT_EQ(::rename((to + "/fds/0").c_str(), (to + "/" + std::string(300, 'x')).c_str()), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(::rename((to + "/fds").c_str(), (to + "/" + std::string(300, 'x')).c_str()), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(read_file(to + "/fds/0"), "type file\n");
+  EXPECT_EQ(sh("rm -r " + to).status, 0);
+}
+
+TEST_F(MountTest, ALabelDoesNotPushAnothersImageAside) {
+  const CommandResult result = run_as(kUser, "sleep 1000 & echo $! name=4000000 > " + path("ctl") + "; cat " +
+                                                 path("ctl") + "; kill $!");
+  EXPECT_NE(result.output.find("another user's"), std::string::npos) << result.output;
+  EXPECT_TRUE(exists(image()));
+  EXPECT_FALSE(exists(path("images/4000000@1")));
 }
 
 }  // namespace

@@ -11,7 +11,10 @@
 #include <thread>
 #include <vector>
 
+#include "engine/base/error.h"
+#include "engine/base/fd.h"
 #include "engine/base/record.h"
+#include "engine/checkpoint_checks.h"
 #include "engine/engine.h"
 #include "engine/kinds/registers.h"
 #include "engine/process/procfs.h"
@@ -69,6 +72,27 @@ class CheckpointTest : public testing::Test {
 
   MemoryStore store_;
 };
+
+TEST_F(CheckpointTest, TaggedAddressesAreRefused) {
+  // A CPU that has them is rare: the text of one.
+  std::string text = read_file("/proc/self/status");
+  const size_t known = text.find("untag_mask:");
+  if (known != std::string::npos) text.erase(known, text.find('\n', known) + 1 - known);
+  EXPECT_FALSE(parse_status(text, ::getpid()).address_masking);
+  EXPECT_FALSE(parse_status("untag_mask:\t0xffffffffffffffff\n" + text, ::getpid()).address_masking);
+  const ProcStatus status = parse_status("untag_mask:\t0x81ffffffffffffff\n" + text, ::getpid());
+  EXPECT_TRUE(status.address_masking);
+  Child child([] { return ::pause(); });
+  try {
+    ProcStatus other = read_status(child.pid());
+    other.address_masking = status.address_masking;
+    refuse_process(child.pid(), open_proc(child.pid()).get(), other);
+    FAIL() << "not refused";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EOPNOTSUPP);
+    EXPECT_NE(e.sentence().find("LAM"), std::string::npos) << e.sentence();
+  }
+}
 
 /// With no capability at all: what a mount of a plain user must do with.
 TEST_F(CheckpointTest, APlainUserTakesTheCheckpointOfHisOwnProcess) {

@@ -67,7 +67,7 @@ TEST(Command, RefusalsNameTheWord) {
 }
 
 TEST(Command, FlagsThatCannotBeHonouredAreRefusedByName) {
-  for (const std::string flag : {"no_sockets", "no_pgrp_ttys"}) {
+  for (const std::string flag : {"no_pgrp_ttys"}) {
     const Error error = refusal("12 " + flag);
     EXPECT_EQ(error.err(), EOPNOTSUPP) << flag;
     EXPECT_NE(error.sentence().find(flag), std::string::npos);

@@ -65,13 +65,14 @@ class DescriptorTest : public ::testing::Test {
     ctx.leader = &remote_;
     ctx.objects = &captured_objects_;
     ctx.later = &later_;
+    ctx.no_sockets = no_sockets_;
     return ctx;
   }
 
   void capture(const std::set<int>& wanted) {
     const auto fds = table(wanted);
     ASSERT_EQ(fds.size(), wanted.size());
-    refuse_descriptors(getpid(), fds);
+    refuse_descriptors(getpid(), fds, no_sockets_);
     capture_descriptors(capture_context(), fds);
     for (const auto& work : later_) work();
     later_.clear();
@@ -94,6 +95,7 @@ class DescriptorTest : public ::testing::Test {
     ctx.pid = getpid();
     ctx.caller = caller_;
     ctx.objects = &restored_objects_;
+    ctx.undo = &undo_;
     ctx.give = [](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3000); };
     return ctx;
   }
@@ -102,6 +104,7 @@ class DescriptorTest : public ::testing::Test {
   void restore(const std::vector<std::pair<int, int>>& inherit = {}) {
     const RestoreContext ctx = restore_context();
     RestoredFds fds = restore_descriptors(ctx, inherit);
+    complete_descriptors(ctx, fds, remote_);
     for (UniqueFd& file : fds.files) {
       UniqueFd high(fcntl(file.get(), F_DUPFD_CLOEXEC, 2000));
       file = std::move(high);
@@ -124,7 +127,8 @@ class DescriptorTest : public ::testing::Test {
   Error restore_error() {
     try {
       restored_objects_.clear();
-      restore_descriptors(restore_context(), {});
+      RestoredFds fds = restore_descriptors(restore_context(), {});
+      complete_descriptors(restore_context(), fds, remote_);
     } catch (const Error& e) {
       restored_objects_.clear();
       return e;
@@ -153,7 +157,8 @@ class DescriptorTest : public ::testing::Test {
   UniqueFd proc_dir_, pid_fd_;
   std::map<std::string, std::string> captured_objects_;
   std::map<std::string, UniqueFd> restored_objects_;
-  std::vector<std::function<void()>> later_;
+  std::vector<std::function<void()>> later_, undo_;
+  bool no_sockets_ = false;
 };
 
 }  // namespace ckpt

@@ -9,7 +9,15 @@
 namespace ckpt {
 namespace {
 
-using GcTest = StoreTest;
+class GcTest : public StoreTest {
+ protected:
+  void expect_pages_soon(uint64_t wanted) {
+    for (int i = 0; pages() != wanted; ++i) {
+      ASSERT_LT(i, 1000) << "the collection never came";
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+};
 
 TEST_F(GcTest, FreesThePagesOfADeletedImage) {
   const auto a = noise(40 * kBlockSize, 1), b = noise(3 * kBlockSize, 2);
@@ -96,17 +104,35 @@ TEST_F(GcTest, WhatABuilderHasFoundStays) {
 TEST_F(GcTest, RunsInTheBackgroundAfterADeletion) {
   save("a", noise(12 * kBlockSize, 1));
   store_->delete_image("a");
-  for (int i = 0; pages() != 0; ++i) {
-    ASSERT_LT(i, 1000) << "the collection never came";
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  expect_pages_soon(0);
   save("a", noise(12 * kBlockSize, 1));
   store_->delete_image("a");
   reopen();   // before it came: it comes after the start
-  for (int i = 0; pages() != 0; ++i) {
-    ASSERT_LT(i, 1000) << "the collection never came";
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  expect_pages_soon(0);
+}
+
+TEST_F(GcTest, WhatWasInUseIsCollectedWhenItIsLetGo) {
+  const auto data = noise(12 * kBlockSize, 1);
+  save("a", data);
+  auto image = store_->open_image("a");
+  auto builder = store_->begin_image("x");
+  add_file(*builder, "data", data);
+  store_->delete_image("a");
+  store_->collect_garbage(false);
+  EXPECT_EQ(pages(), 12 * kPagesPerBlock);
+  builder.reset();
+  store_->collect_garbage(false);
+  EXPECT_EQ(pages(), 12 * kPagesPerBlock);
+  image.reset();
+  expect_pages_soon(0);
+  save("a", data);
+  builder = store_->begin_image("x");
+  add_file(*builder, "data", data);
+  store_->delete_image("a");
+  store_->collect_garbage(false);
+  EXPECT_EQ(pages(), 12 * kPagesPerBlock);
+  builder.reset();
+  expect_pages_soon(0);
 }
 
 TEST_F(GcTest, CollectsBesideWritersWithoutLosingAPage) {

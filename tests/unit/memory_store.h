@@ -73,8 +73,8 @@ class MemoryStore : public Store {
     return it->second;
   }
   bool has_image(std::string_view name) const override { return stored.count(std::string(name)) != 0; }
-  void rename_image(const std::string&, const std::string&) override {}
-  void delete_image(const std::string& name) override { stored.erase(name); }
+  void rename_image(const std::string&, const std::string&, uint64_t) override {}
+  void delete_image(const std::string& name, uint64_t) override { stored.erase(name); }
   std::unique_ptr<ImageBuilder> begin_image(std::string) override { return std::make_unique<Builder>(*this); }
   StoreStats stats() const override { return {}; }
   GcResult collect_garbage(bool, const Progress&) override { return {}; }

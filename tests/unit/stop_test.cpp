@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <linux/sched.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
@@ -355,6 +356,58 @@ TEST(StoppedProcess, IsKilled) {
   process.leader().syscall(SYS_getpid);
   process.kill();
   EXPECT_EQ(child.join(), 1000 + SIGKILL);
+}
+
+// The code that serves for injection was found in the program before.
+TEST(StoppedProcess, AnExecBetweenLookingAndStopping) {
+  Shared<Report> report;
+  Child child([&] {
+    report->ready = 1;
+    while (!report->finish) ::usleep(100);
+    ::execlp("sleep", "sleep", "1000", nullptr);
+    return 98;
+  });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  StoppedProcess process(child.pid());
+  report->finish = true;
+  ASSERT_TRUE(eventually([&] { return read_status(child.pid()).name == "sleep"; }));
+  process.stop();
+  EXPECT_EQ(process.leader().call("getpid", SYS_getpid), child.pid());
+  process.resume();
+  EXPECT_TRUE(eventually([&] { return read_status(child.pid()).state == 'S'; }));
+  EXPECT_TRUE(child.alive());
+}
+
+// A thread that is in an exec waits for the end of the others, which their tracer must take note of.
+TEST(StoppedProcess, ExecsOfThreadsNeverHang) {
+  const UniqueFd starts(::eventfd(0, EFD_NONBLOCK));
+  Child child([&] {
+    ::execl(EXECUTING_THREADS, "executing_threads", std::to_string(starts.get()).c_str(), nullptr);
+    return 98;
+  });
+  const auto starts_again = [&] {
+    eventfd_t count = 0;
+    return eventually([&] { return ::eventfd_read(starts.get(), &count) == 0; });
+  };
+  ASSERT_TRUE(starts_again());
+  int stops = 0;
+  for (int round = 0; round < 150; ++round) {
+    std::thread tracer([&] {
+      try {
+        StoppedProcess process(child.pid());
+        process.stop();
+        process.leader().call("getpid", SYS_getpid);
+        ++stops;
+      } catch (const Error& e) {
+        EXPECT_EQ(e.err(), ESRCH) << e.what();   // the main thread is another one now
+      }
+    });
+    tracer.join();
+  }
+  EXPECT_GT(stops, 0);
+  EXPECT_TRUE(child.alive());
+  EXPECT_TRUE(starts_again());
+  EXPECT_TRUE(starts_again());
 }
 
 }  // namespace

@@ -112,6 +112,9 @@ TEST_F(StoreTest, RenamesAndDeletes) {
   EXPECT_EQ(error_of([&] { store_->rename_image("a", "b"); }), EEXIST);
   EXPECT_EQ(error_of([&] { store_->rename_image("a", "b/c"); }), EINVAL);
   EXPECT_EQ(error_of([&] { store_->delete_image("x"); }), ENOENT);
+  const uint64_t other = store_->open_image("b")->info().id;
+  EXPECT_EQ(error_of([&] { store_->rename_image("a", "c", other); }), ENOENT);
+  EXPECT_EQ(error_of([&] { store_->delete_image("a", other); }), ENOENT);
   store_->rename_image("a", "c");
   store_->delete_image("b");
   reopen();

@@ -28,13 +28,11 @@ class Mount {
   void ctl(const std::string& command) const;
   /// A line of stats.
   uint64_t stat(const std::string& name) const;
-  /// Unmounts and mounts again; returns the seconds until the tree answers.
-  double reopen();
   /// Peak resident memory of the daemon, in bytes.
   uint64_t peak_memory() const;
 
  private:
-  double start();
+  void start();
   void stop();
   std::string program_, base_;
   pid_t daemon_ = -1;
@@ -65,6 +63,7 @@ struct Case {
 std::vector<Case> checkpoint_cases();
 std::vector<Case> restore_cases();
 std::vector<Case> file_cases();
+std::vector<Case> store_cases();
 
 /// Seconds that `work` takes.
 template <typename Work>

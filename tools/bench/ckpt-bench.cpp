@@ -13,7 +13,6 @@
 #include "engine/base/fd.h"
 #include "engine/base/record.h"
 #include "tools/bench/bench.h"
-#include "tools/bench/victim.h"
 
 namespace {
 
@@ -70,7 +69,7 @@ void print_table(const std::vector<Row>& table) {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const auto& list : {checkpoint_cases(), restore_cases(), file_cases()}) {
+  for (const auto& list : {checkpoint_cases(), restore_cases(), file_cases(), store_cases()}) {
     cases.insert(cases.end(), list.begin(), list.end());
   }
   return cases;
@@ -100,9 +99,6 @@ void measure(const Settings& settings) {
 
 int main(int argc, char** argv) {
   try {
-    if (argc == 5 && std::string_view(argv[1]) == "--victim") {
-      be_victim(argv[2], parse_u64(argv[3]).value_or(0), argv[4]);
-    }
     Settings settings;
     settings.ckptfs = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "ckptfs";
     CLI::App app("Measures ckptfs on a mount of its own, each number beside the machine's own floor",

@@ -1,7 +1,6 @@
-// The image as files, and the store as a whole.
+// The image as files.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "engine/base/error.h"
@@ -50,25 +49,8 @@ void files(Context& ctx) {
   ctx.table.push_back({"cp of an image of " + size + " inside the mount", show_ms(inside), "", "", "100 ms"});
 }
 
-void opening(Context& ctx) {
-  Victim victim(ctx.dir, ctx.quick ? ctx.size() : 4 * kGiB, false);
-  const double empty = ctx.mount.reopen();
-  ctx.mount.ctl(fmt::format("{} name=opening", victim.pid()));
-  const double time = ctx.mount.reopen();
-  const uint64_t pages = ctx.mount.stat("unique_pages"), index = ctx.mount.stat("index_bytes");
-  const double per_page = static_cast<double>(index) / static_cast<double>(pages);
-  ctx.mount.ctl("delete opening");
-  ctx.mount.ctl("gc now");
-  ctx.table.push_back(
-      {fmt::format("opening a store of {} unique pages", pages), show_ms(time),
-       "an empty one " + show_ms(empty),
-       fmt::format("{:.0f} ns a page", std::max(0.0, time - empty) * 1e9 / static_cast<double>(pages)), ""});
-  ctx.table.push_back({"its index in memory", show_size(index), "",
-                       fmt::format("{:.1f} bytes a page", per_page), "32 bytes a page"});
-}
-
 }  // namespace
 
-std::vector<Case> file_cases() { return {{"files", files}, {"opening", opening}}; }
+std::vector<Case> file_cases() { return {{"files", files}}; }
 
 }  // namespace ckpt::bench

@@ -13,6 +13,7 @@
 #include "engine/base/fd.h"
 #include "engine/image/digest.h"
 #include "tools/bench/bench.h"
+#include "tools/bench/fill_unique.h"
 
 namespace ckpt::bench {
 
@@ -49,15 +50,6 @@ void read_and_hash_part(pid_t pid, uint64_t address, uint64_t size) {
 }
 
 }  // namespace
-
-void fill_unique(std::span<std::byte> memory, uint64_t seed) {
-  // xorshift64: every word differs, so every page does, and none compresses.
-  uint64_t x = seed * 0x9e3779b97f4a7c15 + 1;
-  for (size_t i = 0; i + sizeof x <= memory.size(); i += sizeof x) {
-    x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-    std::memcpy(&memory[i], &x, sizeof x);
-  }
-}
 
 double write_and_sync(const std::string& file, uint64_t size) {
   const Memory block(16 * kMiB);

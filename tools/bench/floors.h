@@ -4,13 +4,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <span>
 #include <string>
 
 namespace ckpt::bench {
-
-/// Unique pages: no two alike, none zero.
-void fill_unique(std::span<std::byte> memory, uint64_t seed);
 
 /// Writes and syncs a plain file of `size` bytes of unique pages.
 double write_and_sync(const std::string& file, uint64_t size);

@@ -28,27 +28,25 @@ Mount::Mount(std::string program, std::string base) : program_(std::move(program
 
 Mount::~Mount() { stop(); }
 
-double Mount::start() {
-  return seconds([this] {
-    daemon_ = ::fork();
-    if (daemon_ < 0) fail_errno("starting {}", program_);
-    if (daemon_ == 0) {
-      // What it has to say is of use only if it does not come up.
-      const int log = ::open((base_ + "/log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-      ::dup2(log, STDERR_FILENO);
-      const std::string options = "store=" + base_ + "/store", mountpoint = base_ + "/mnt";
-      ::execl(program_.c_str(), "ckptfs", "-f", "-o", options.c_str(), mountpoint.c_str(), nullptr);
-      ::_exit(127);
-    }
-    const auto ctl = path("ctl");
-    for (int tries = 0; ::access(ctl.c_str(), F_OK) != 0; ++tries) {
-      int status = 0;
-      if (::waitpid(daemon_, &status, WNOHANG) == daemon_)
-        fail(EIO, "{}: {}", program_, read_file(base_ + "/log"));
-      if (tries > 60'000) fail(ETIMEDOUT, "{} does not come up", program_);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  });
+void Mount::start() {
+  daemon_ = ::fork();
+  if (daemon_ < 0) fail_errno("starting {}", program_);
+  if (daemon_ == 0) {
+    // What it has to say is of use only if it does not come up.
+    const int log = ::open((base_ + "/log").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ::dup2(log, STDERR_FILENO);
+    const std::string options = "store=" + base_ + "/store", mountpoint = base_ + "/mnt";
+    ::execl(program_.c_str(), "ckptfs", "-f", "-o", options.c_str(), mountpoint.c_str(), nullptr);
+    ::_exit(127);
+  }
+  const auto ctl = path("ctl");
+  for (int tries = 0; ::access(ctl.c_str(), F_OK) != 0; ++tries) {
+    int status = 0;
+    if (::waitpid(daemon_, &status, WNOHANG) == daemon_)
+      fail(EIO, "{}: {}", program_, read_file(base_ + "/log"));
+    if (tries > 60'000) fail(ETIMEDOUT, "{} does not come up", program_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void Mount::stop() {
@@ -56,11 +54,6 @@ void Mount::stop() {
   ::kill(daemon_, SIGTERM);  // unmounts cleanly
   ::waitpid(daemon_, nullptr, 0);
   daemon_ = -1;
-}
-
-double Mount::reopen() {
-  stop();
-  return start();
 }
 
 void Mount::ctl(const std::string& command) const { tool::run_ctl(base_ + "/mnt", command); }

@@ -40,7 +40,4 @@ class Victim {
   pid_t pid_ = -1;
 };
 
-/// What `ckpt-bench --victim BOARD SIZE MODE` does. Never returns.
-[[noreturn]] void be_victim(const std::string& board, uint64_t size, const std::string& mode);
-
 }  // namespace ckpt::bench
