@@ -5,6 +5,7 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/capability.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/module.h>
@@ -217,6 +218,24 @@ static const struct file_operations snapshot_operations = {
 	.llseek = noop_llseek,
 };
 
+/* A descriptor that owns the copy, or an error. */
+static int make_descriptor(struct mm_struct *copy)
+{
+	const int fd = get_unused_fd_flags(O_CLOEXEC);
+	struct file *file;
+
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile("[ckpt_snapshot]", &snapshot_operations, copy, O_RDONLY);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	file->f_mode |= FMODE_LSEEK | FMODE_PREAD;
+	fd_install(fd, file);
+	return fd;
+}
+
 /* ---- the copy ---- */
 
 /* A copy of its mappings would be told to whoever serves the faults, and waits for him. */
@@ -286,7 +305,7 @@ long ckpt_snapshot(const void __user *argument)
 	mmput(mm);
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
-	fd = anon_inode_getfd("[ckpt_snapshot]", &snapshot_operations, copy, O_RDONLY | O_CLOEXEC);
+	fd = make_descriptor(copy);
 	if (fd < 0)
 		mmput(copy);
 	return fd;
