@@ -13,7 +13,7 @@ namespace ckpt {
 namespace {
 
 /// CKPT_ flags that cannot be honoured today; ignoring one would break a promise.
-constexpr std::array<std::string_view, 3> kUnsupportedFlags = {"no_pgrp_ttys", "hold_linkcnt", "cpu"};
+constexpr std::array<std::string_view, 2> kUnsupportedFlags = {"hold_linkcnt", "cpu"};
 
 /// A word as it may stand in a message: short, and without what disturbs a terminal.
 std::string shown(std::string_view word) {
@@ -49,6 +49,8 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
     command.answer_at = *address;
   } else if (word == "no_sockets") {
     command.no_sockets = true;
+  } else if (word == "no_pgrp_ttys") {
+    command.no_pgrp_ttys = true;
   } else if (std::ranges::find(kUnsupportedFlags, word) != kUnsupportedFlags.end()) {
     fail(EOPNOTSUPP, "{}: the option {} is not supported", command.pid, word);
   } else {

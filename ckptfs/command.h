@@ -28,6 +28,7 @@ struct CheckpointCommand {
   AfterCapture after = AfterCapture::go_on;
   std::string name;   ///< label; empty for the pid
   bool no_sockets = false;             ///< CKPT_NO_SOCKETS
+  bool no_pgrp_ttys = false;           ///< CKPT_NO_PGRP_TTYS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
 };

@@ -201,6 +201,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.later = &later_;
   ctx.later_bytes = &later_bytes_;
   ctx.no_sockets = options_.no_sockets;
+  ctx.no_pgrp_ttys = options_.no_pgrp_ttys;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
   refuse_descriptors(pid_, fds, options_.no_sockets);  // it may have opened something since
   capture_descriptors(ctx, fds);

@@ -38,6 +38,8 @@ struct CheckpointOptions {
   uint64_t answer_at = 0;
   /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
   bool no_sockets = false;
+  /// CKPT_NO_PGRP_TTYS: terminals outside are captured as hung up.
+  bool no_pgrp_ttys = false;
   const CancelFlag* cancel = nullptr;
 };
 

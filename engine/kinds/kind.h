@@ -51,6 +51,8 @@ struct CaptureContext {
   std::shared_ptr<const QueuedDescriptors> queued;
   /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
   bool no_sockets = false;
+  /// CKPT_NO_PGRP_TTYS: a terminal outside the image is captured as hung up.
+  bool no_pgrp_ttys = false;
 
   /// Every descriptor of the image that leads to this inode, those under way in its sockets as well: whether all ends of
   /// something are in the image.

@@ -53,7 +53,7 @@ TEST(Command, RefusalsNameTheWord) {
 }
 
 TEST(Command, FlagsThatCannotBeHonouredAreRefusedByName) {
-  for (const std::string flag : {"no_pgrp_ttys", "hold_linkcnt", "cpu"}) {
+  for (const std::string flag : {"hold_linkcnt", "cpu"}) {
     const Error error = refusal("12 " + flag);
     EXPECT_EQ(error.err(), EOPNOTSUPP) << flag;
     EXPECT_NE(error.sentence().find(flag), std::string::npos);

@@ -40,7 +40,7 @@ bool led_outside(const ImageSource& image, int fd) {
   Record record = descriptor(image, path);
   if (const auto shared = record.find("shares")) record = descriptor(image, "fds/" + *shared);
   const auto type = record.find("type");
-  return type == "tty" || (type == "pipe" && !leads_inside(image, record));
+  return (type == "tty" && !record.has("object") && !record.has("hung_up")) || (type == "pipe" && !leads_inside(image, record));
 }
 
 std::vector<std::pair<int, int>> inherited(const ImageSource& image) {
