@@ -1,5 +1,7 @@
 #include "ckptfs/command_log.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace ckpt {
@@ -22,16 +24,30 @@ std::string newest(const Lines& lines, size_t limit, const Wanted& wanted) {
   return text;
 }
 
+/// A name that somebody has made up must not look like another line, nor speak to a terminal.
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      line += fmt::format("\\{:03o}", byte);
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
 }  // namespace
 
-void CommandLog::add(const LogKey& key, std::string line) {
+void CommandLog::add(const LogKey& key, std::string_view line) {
   const std::lock_guard lock(mutex_);
   const auto same_user = [&](const Line& l) { return l.key.uid == key.uid; };
   if (static_cast<size_t>(std::ranges::count_if(lines_, same_user)) >= kMaxLinesOfAUser) {
     lines_.erase(std::ranges::find_if(lines_, same_user));
   }
   if (lines_.size() >= kMaxLines) lines_.pop_front();
-  lines_.push_back({key, std::move(line)});
+  lines_.push_back({key, one_line(line)});
 }
 
 std::string CommandLog::read(const LogKey& reader) const {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 #include <string>
+#include <string_view>
 
 #include "ckptfs/request.h"
 
@@ -30,7 +31,8 @@ struct LogKey {
 /// Bounded: the oldest lines go first. Thread-safe.
 class CommandLog {
  public:
-  void add(const LogKey& key, std::string line);
+  /// Control bytes come out as backslash and three octal digits: what is added is one line.
+  void add(const LogKey& key, std::string_view line);
   /// The newest lines for a reader, oldest first, each with its newline.
   std::string read(const LogKey& reader) const;
 

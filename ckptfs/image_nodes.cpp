@@ -116,9 +116,14 @@ std::string ImageNode::read_link() const {
 HandlePtr ImageNode::open(const Request&, int flags) {
   const ImageTree::Item& item = tree_->item(index_);
   if (item.is_directory()) fail(EISDIR, "{}: a directory", item.name);
-  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) read_only();
+  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) refuse_write();
   if (context_.first_open) context_.first_open();
   return std::make_shared<ImageHandle>(tree_, *item.entry);
+}
+
+void ImageNode::refuse_write() {
+  context_.removals.forget(tree_->id());
+  read_only();
 }
 
 uint32_t ImageNode::child(const std::string& name) const {

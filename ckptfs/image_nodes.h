@@ -75,10 +75,10 @@ class ImageNode : public Node {
   HandlePtr open(const Request&, int flags) override;
   NodePtr lookup(const Request&, const std::string& name) override;
   std::vector<DirEntry> list(const Request&) override;
-  std::pair<NodePtr, HandlePtr> create(const Request&, const std::string&, mode_t, int) override { read_only(); }
-  NodePtr make_directory(const Request&, const std::string&, mode_t) override { read_only(); }
+  std::pair<NodePtr, HandlePtr> create(const Request&, const std::string&, mode_t, int) override { refuse_write(); }
+  NodePtr make_directory(const Request&, const std::string&, mode_t) override { refuse_write(); }
   std::pair<NodePtr, Work> make_link(const Request&, const std::string&, const std::string&) override {
-    read_only();
+    refuse_write();
   }
   void remove_file(const Request&, const std::string& name) override;
   void remove_directory(const Request&, const std::string& name) override;
@@ -86,6 +86,9 @@ class ImageNode : public Node {
 
  private:
   [[noreturn]] static void read_only() { fail(EROFS, "an image is immutable"); }
+  /// As read_only(). Who would write into an image is not removing it: cp, for one, unlinks a symbolic link before it
+  /// makes it anew. What it has hidden shows again.
+  [[noreturn]] void refuse_write();
   uint32_t child(const std::string& name) const;
 
   ImageContext& context_;

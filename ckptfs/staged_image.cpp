@@ -4,6 +4,7 @@
 
 #include "ckptfs/staged_node.h"
 #include "ckptfs/text_node.h"
+#include "engine/base/record.h"
 
 namespace ckpt {
 
@@ -213,7 +214,7 @@ Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const 
   child.uid = request.uid;
   child.gid = request.gid;
   child.atime = child.mtime = child.ctime = now();
-  if (!valid_image_path(path_locked(child))) fail(EINVAL, "{}: {} is no name for a file", path_, name);
+  if (!valid_image_path(path_locked(child))) fail(EINVAL, "{}: {} is no name for a file", path_, escape(name));
   parent.children.emplace(name, ino);
   parent.mtime = parent.ctime = child.mtime;
   items_.emplace(ino, std::move(child));

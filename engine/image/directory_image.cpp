@@ -8,6 +8,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
+#include "engine/base/record.h"
 #include "engine/image/image.h"
 
 namespace ckpt {
@@ -83,7 +84,7 @@ void DirectoryImage::scan(const std::string& dir) {
 
 // Lists one entry; true where it is a directory.
 bool DirectoryImage::add(int dirfd, const char* name, const std::string& path) {
-  if (!valid_image_path(path)) fail(EINVAL, "{}/{}: the path is too long for an image", dir_, path);
+  if (!valid_image_path(path)) fail(EINVAL, "{}/{}: is not a path that an image may have", dir_, escape(path));
   struct stat st {};
   if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) != 0) fail_errno("{}/{}", dir_, path);
   if (S_ISDIR(st.st_mode)) return true;

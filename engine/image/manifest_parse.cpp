@@ -41,7 +41,8 @@ class ManifestParser : public nlohmann::json_sax<Json> {
   bool start_array(size_t) override;
   bool end_array() override;
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& e) override {
-    fail(EINVAL, "{}: not a manifest: malformed JSON at byte {} ({})", where_, position, e.what());
+    // What it read last may be all of it.
+    fail(EINVAL, "{}: not a manifest: malformed JSON at byte {} ({:.200})", where_, position, escape(e.what()));
   }
 
  private:

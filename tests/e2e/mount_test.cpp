@@ -408,6 +408,14 @@ TEST_F(MountTest, ANameTooLongForAnImageChangesNothing) {
   EXPECT_EQ(sh("rm -r " + to).status, 0);
 }
 
+// cp unlinks a symbolic link before it makes it anew, and then may not.
+TEST_F(MountTest, AnImageIsWholeAfterACopyOverIt) {
+  ASSERT_EQ(run({"cp", "-r", image(), scratch("copy")}).status, 0);
+  EXPECT_NE(sh("cp -r " + scratch("copy") + "/. " + image()).status, 0);
+  EXPECT_NE(sh("ln -sf /bin/true " + image("exe")).status, 0);
+  expect_same_tree(image(), scratch("copy"));
+}
+
 TEST_F(MountTest, ALabelDoesNotPushAnothersImageAside) {
   const CommandResult result = run_as(kUser, "sleep 1000 & echo $! name=4000000 > " + path("ctl") + "; cat " +
                                                  path("ctl") + "; kill $!");

@@ -30,6 +30,12 @@ TEST(CommandLog, ANewSessionReadsItsUsersLines) {
   EXPECT_EQ(log.read({1002, 77, 9}), "");
 }
 
+TEST(CommandLog, ACommandHasOneLine) {
+  CommandLog log;
+  log.add({1000, 5, 1}, "restore/a\n1234: checkpointed\033[2J \\012");
+  EXPECT_EQ(log.read({1000, 5, 9}), "restore/a\\0121234: checkpointed\\033[2J \\012\n");
+}
+
 TEST(CommandLog, IsBoundedForEachUser) {
   CommandLog log;
   log.add({1000, 5, 1}, "first");

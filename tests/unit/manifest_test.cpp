@@ -103,6 +103,19 @@ TEST(Manifest, RefusesFieldsThatAreMissingOrTwice) {
   EXPECT_EQ(refusal("\"size\": 10, ", "\"size\": 10, \"size\": 10, "), EINVAL);
 }
 
+TEST(Manifest, SaysWhatIsWrongInOneShortLine) {
+  for (const std::string& text : {"{\"format\": " + std::string(100000, '1') + "}", std::string("{\n\n\"format\"\n: 1x}")}) {
+    try {
+      Manifest::parse(text, "m");
+      ADD_FAILURE() << "it was taken";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.err(), EINVAL);
+      EXPECT_LT(e.sentence().size(), 400u);
+      EXPECT_EQ(e.sentence().find('\n'), std::string::npos);
+    }
+  }
+}
+
 TEST(Manifest, PassesOverFieldsItDoesNotKnow) {
   EXPECT_EQ(refusal("\"uid\": 1000", "\"uid\": 1000, \"new\": {\"a\": [1, -2, null, {\"uid\": 3.5}]}, \"n\": -1"), 0);
   EXPECT_EQ(refusal("\"size\": 10", "\"size\": 10, \"mode\": [{}]"), 0);
