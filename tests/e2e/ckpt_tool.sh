@@ -89,6 +89,13 @@ expect 0 ckpt check "$work/copy"
 expect 1 ckpt diff "$work/copy" second
 says 'pos: 0'
 
+# a copy that lacks a file
+cp -a "$work/copy" "$work/lacking"
+rm "$work/lacking/fds/0"
+expect 1 ckpt restore "$work/lacking"
+says 'fds/0'
+[ ! -e "$work/mnt/restore/lacking" ] || fail 'a half copy is left'
+
 # restore: a directory, a name, the pid in use, in the foreground
 expect 0 ckpt restore "$work/copy"
 kill -0 "$pid" || fail 'the copy does not run'

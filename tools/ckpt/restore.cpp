@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
 #include "engine/engine.h"
+#include "engine/image/manifest.h"
 #include "tools/ckpt/commands.h"
 #include "tools/ckpt/copy_image.h"
 #include "tools/ckpt/ctl.h"
@@ -45,8 +46,17 @@ std::string drop_error(const std::string& place) {
   }
 }
 
+/// The mount would wait for a file that is missing.
+void require_all_files(const std::string& dir) {
+  const auto image = open_directory_image(dir);
+  for (const auto& [path, file] : Manifest::parse(image->read(kManifestName), dir).files) {
+    if (!image->has(path)) fail(ENOENT, "{}: {} is missing", dir, path);
+  }
+}
+
 std::string restore_directory(const std::string& mount, const std::string& dir) {
   if (::access((dir + "/manifest").c_str(), F_OK) != 0) fail_errno("{}: not an image: {}/manifest", dir, dir);
+  require_all_files(dir);
   const std::string place = drop_place(mount, dir);
   try {
     copy_image(dir, place);
