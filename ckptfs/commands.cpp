@@ -25,6 +25,7 @@ int flags_of(const CheckpointCommand& command) {
   switch (command.after) {
     case AfterCapture::exit: return flags | CKPT_EXIT;
     case AfterCapture::stop: return flags | CKPT_STOP;
+    case AfterCapture::exit_but_root: return flags | CKPT_EXIT;
     case AfterCapture::go_on: break;
   }
   return flags;

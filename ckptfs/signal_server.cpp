@@ -35,7 +35,7 @@ UniqueFd open_device() {
 Command command_for(const ckpt_request& request) {
   CheckpointCommand command;
   command.pid = request.pid;
-  if (request.flags & CKPT_REQUEST_EXIT) command.after = AfterCapture::stop;
+  if (request.flags & CKPT_REQUEST_EXIT) command.after = AfterCapture::exit_but_root;
   return command;
 }
 

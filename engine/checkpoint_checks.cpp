@@ -2,12 +2,16 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <time.h>
 
 #include <array>
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
 #include "engine/kinds/cpu_features.h"
+#include "engine/process/vfork.h"
 
 namespace ckpt {
 namespace {
@@ -18,14 +22,6 @@ std::string name_of(pid_t pid) {
   } catch (const Error&) {
     return "?";
   }
-}
-
-void refuse_children(pid_t pid, int proc_dir) {
-  const std::vector<pid_t> children = list_children(proc_dir);
-  if (children.empty()) return;
-  fail(EOPNOTSUPP,
-       "{}: it has {} child process{} (first: {} {}); checkpointing a process tree is not supported yet", pid,
-       children.size(), children.size() == 1 ? "" : "es", children.front(), name_of(children.front()));
 }
 
 void refuse_namespaces(pid_t pid, int proc_dir) {
@@ -73,7 +69,8 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
     }
     fail(ESRCH, "{}: the process has ended (it is a zombie)", pid);
   }
-  if (status.tracer != 0) {
+  // Our own is that of one who was born in the stop.
+  if (status.tracer != 0 && status.tracer != static_cast<pid_t>(::syscall(SYS_gettid))) {
     fail(EBUSY, "{}: it is traced already, by process {} ({})", pid, status.tracer, name_of(status.tracer));
   }
   if (status.seccomp != 0) {
@@ -85,7 +82,70 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
   refuse_cpu_features(pid, proc_dir);
   refuse_32_bit(pid, proc_dir);
   refuse_namespaces(pid, proc_dir);
-  refuse_children(pid, proc_dir);
+}
+
+void refuse_vfork(pid_t pid, int proc_dir, const std::atomic<bool>* cancel) {
+  constexpr timespec kMoment = {0, 2'000'000};
+  constexpr int kTurns = 500;
+  for (int turn = 0;; ++turn) {
+    const pid_t tid = thread_in_vfork(proc_dir);
+    if (tid == 0) return;
+    if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid);
+    if (turn == kTurns) {
+      fail(EBUSY, "{}: thread {} waits in vfork(2) for its child to end or to become another program", pid, tid);
+    }
+    ::nanosleep(&kMoment, nullptr);
+  }
+}
+
+namespace {
+
+/// As compare_files() in kinds/shared_descriptions.cpp; 1 and 2 for one that has ended, or is not ours to compare.
+int compare_processes(pid_t a, pid_t b, int type) {
+  const long result = ::syscall(SYS_kcmp, a, b, type, 0, 0);
+  return result >= 0 ? static_cast<int>(result) : a < b ? 1 : 2;
+}
+
+bool in_vfork(pid_t pid) {
+  try {
+    return thread_in_vfork(open_proc(pid).get()) != 0;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// Finds two that have the same by sorting: a comparison for each doubling of their number.
+void refuse_common(const std::vector<pid_t>& pids, int type, const char* what, bool run) {
+  std::vector<pid_t> sorted;
+  for (const pid_t pid : pids) {
+    size_t begin = 0, end = sorted.size();
+    while (begin < end) {
+      const size_t middle = begin + (end - begin) / 2;
+      const int order = compare_processes(pid, sorted[middle], type);
+      if (order == 0) {
+        if (run && type == KCMP_VM && (in_vfork(pid) || in_vfork(sorted[middle]))) return;
+        fail(EOPNOTSUPP, "{}: it has its {} in common with process {} ({}); this cannot be checkpointed", pid, what,
+             sorted[middle], name_of(sorted[middle]));
+      }
+      (order == 1 ? end : begin) = order == 1 ? middle : middle + 1;
+    }
+    sorted.insert(sorted.begin() + static_cast<ptrdiff_t>(begin), pid);
+  }
+}
+
+}  // namespace
+
+void refuse_sharing(const std::vector<pid_t>& pids, bool run) {
+  std::vector<pid_t> all = pids;
+  try {
+    if (const pid_t parent = read_status(pids.front()).ppid; parent > 0) all.insert(all.begin(), parent);
+  } catch (const Error&) {
+    // It has ended: others will say so.
+  }
+  refuse_common(all, KCMP_VM, "memory", run);
+  refuse_common(all, KCMP_FILES, "descriptor table", run);
+  refuse_common(all, KCMP_FS, "working directory and umask", run);
+  refuse_common(all, KCMP_SIGHAND, "signal actions", run);
 }
 
 namespace {

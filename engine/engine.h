@@ -1,4 +1,4 @@
-// The engine: checkpoint a process into the store, resume an image. What ckptfs and ckpt call.
+// The engine: checkpoint a process and its descendants into the store, resume an image. What ckptfs and ckpt call.
 //
 //            ckptfs (FUSE)     tools (ckpt)          layers point downwards only
 //                   \            /
@@ -29,7 +29,12 @@ namespace ckpt {
 /// Set from any thread (FUSE_INTERRUPT, SIGINT) to end long work early with Error(EINTR).
 using CancelFlag = std::atomic<bool>;
 
-enum class AfterCapture { go_on, exit, stop };
+enum class AfterCapture {
+  go_on,
+  exit,
+  stop,
+  exit_but_root,               ///< the descendants end, the root is left stopped: its end is somebody else's to make
+};
 
 struct CheckpointOptions {
   AfterCapture after = AfterCapture::go_on;
@@ -45,19 +50,19 @@ struct CheckpointOptions {
 
 struct CheckpointResult {
   std::string name;            ///< of the image
-  uint64_t stop_ns = 0;        ///< how long the process was stopped
+  uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
   uint64_t total_ns = 0;       ///< until durable
   uint64_t logical_bytes = 0;
 };
 
-/// Checkpoints process `pid` with all its threads into `store` and returns when the image is durable. On any error the
-/// process runs on as if nothing had happened and nothing is stored. Throws Error: ESRCH, EPERM (caller's rights),
-/// EBUSY (traced), EOPNOTSUPP (something cannot be checkpointed: the sentence names it), EINVAL (a kernel thread,
+/// Checkpoints process `pid` and its descendants, with all their threads and as of one instant, into `store` and returns
+/// when the image is durable. On any error they run on as if nothing had happened and nothing is stored. Throws Error:
+/// ESRCH, EPERM (caller's rights), EBUSY (traced, or in vfork(2)), EOPNOTSUPP (something cannot be checkpointed: the sentence names it), EINVAL (a kernel thread,
 /// this process), EINTR (cancelled), ENOSPC, EIO. Thread-safe; blocks. A thread of its own does the tracing, so any
 /// thread may call.
 CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options);
 
-/// True while a checkpoint of the thread group is between its first and last touch of the process. The FUSE layer
+/// True while a checkpoint of the thread group, or of an ancestor, is between its first and last touch of the process. The FUSE layer
 /// asks it when a blocked writer of ctl is interrupted: by us, or by a signal.
 bool being_captured(pid_t tgid);
 
@@ -68,7 +73,7 @@ struct ResumeOptions {
   /// Descriptors that the resumed process takes from the caller: fd number in the image -> descriptor here
   /// (a terminal, `ckpt restore -f`).
   std::vector<std::pair<int, int>> inherit;
-  bool stopped = false;        ///< leave it stopped with SIGSTOP
+  bool stopped = false;        ///< leave all of it stopped with SIGSTOP
   const CancelFlag* cancel = nullptr;
 };
 
@@ -78,7 +83,7 @@ struct ResumeResult {
 };
 
 /// Verifies `image` (verify_image without contents is the caller's business where it comes from outside) and resumes
-/// it under its old pid and tids. All or nothing: on an error no process is left. Throws Error: EEXIST (a pid in use),
+/// it under its old pids and tids. All or nothing: on an error no process is left. Throws Error: EEXIST (a pid in use),
 /// EPERM (credentials the caller does not have), EINVAL (damaged or hostile image), ENOENT/ESTALE (a file is gone or
 /// has changed), EOPNOTSUPP, ENOEXEC (another architecture, missing XSAVE features). Thread-safe; blocks.
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options);

@@ -58,8 +58,11 @@ void MemoryTable::fix(std::string maps) {
   take_flags(before);
 }
 
-void MemoryTable::complete() {
-  if (std::find(known_.begin(), known_.end(), false) != known_.end()) take_flags(read_smaps());
+bool MemoryTable::complete() {
+  if (std::find(known_.begin(), known_.end(), false) == known_.end()) return true;
+  const std::vector<Vma> now = read_smaps();
+  take_flags(now);
+  return !now.empty();
 }
 
 std::string MemoryTable::smaps() const {

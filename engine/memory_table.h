@@ -20,8 +20,9 @@ class MemoryTable {
   void read();
   /// In the stop, with /proc/PID/maps as of then.
   void fix(std::string maps);
-  /// After the stop, before text(): flags of mappings that were not there before it.
-  void complete();
+  /// After the stop, before smaps(): flags of mappings that were not there before it. False where they cannot be had any
+  /// more, since the process has ended.
+  bool complete();
 
   const std::vector<Vma>& vmas() const { return vmas_; }
   const std::string& maps() const { return maps_; }

@@ -1,281 +1,210 @@
-// resume(): an image becomes the process again that it was taken of.
+// resume(): an image becomes the processes again that it was taken of.
 //
-//   1. everything is parsed, checked and opened, in this process, with the rights of the caller      (Plan)
-//   2. the stub under the old pid; its descriptors; its address space; the pages; the threads        (Rebuild)
-//   3. what the kernel keeps for process and threads (rooms), then registers, and go
+//   1. everything is parsed, checked and opened, in this process, with the rights of the caller
+//   2. the stubs under the old pids, each by its parent; their descriptors; their address spaces; the pages
+//   3. what the kernel keeps for processes and threads (rooms), then registers, and go
 //
-// Until the very last step an error kills the stub and leaves nothing; so does the death of this process.
-#include "engine/engine.h"
-
-#include <fcntl.h>
+// Until the very last step an error kills all stubs and leaves nothing; so does the death of this process.
 #include <signal.h>
-#include <sys/ptrace.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <exception>
-#include <map>
+#include <memory>
 #include <thread>
 
-#include "engine/answer.h"
 #include "engine/base/error.h"
+#include "engine/engine.h"
 #include "engine/image/manifest.h"
-#include "engine/kinds/credentials.h"
-#include "engine/kinds/kind.h"
-#include "engine/kinds/process_room.h"
-#include "engine/kinds/registers.h"
-#include "engine/kinds/scheduling.h"
-#include "engine/kinds/signals.h"
-#include "engine/memory/fill.h"
-#include "engine/memory/layout.h"
+#include "engine/kinds/family.h"
 #include "engine/process/as_caller.h"
-#include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
-#include "engine/process/stub.h"
-#include "libckpt/ckpt.h"
+#include "engine/process/stub_tree.h"
+#include "engine/resume_family.h"
+#include "engine/resume_process.h"
 
 namespace ckpt {
 
 namespace {
 
-constexpr uint64_t kMaxPid = 1 << 22;          // PID_MAX_LIMIT
-constexpr size_t kMaxThreads = 1 << 16;
+constexpr int kMaxPid = 1 << 22;          // PID_MAX_LIMIT
 
-struct PlannedThread {
-  pid_t tid = 0;
-  RestoredRegisters registers;
-  uint64_t signal_mask = 0;
-};
-
-/// All of an image that can be known before anything is made.
-struct Plan {
-  ManifestHeader header;
-  std::vector<PlannedThread> threads;          // the main thread first
-  Layout layout;
-  bool was_stopped = false;                    // by job control
-  bool own_group = false;                      // it led a process group
-};
-
-class Resume {
+class TreeResume {
  public:
-  Resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options)
-      : image_(image), options_(options), where_(image.describe()) {
-    ctx_.image = &image;
-    ctx_.caller = caller;
-    ctx_.objects = &objects_;
-    ctx_.undo = &undo_;
-  }
+  TreeResume(const ImageSource& image, const Caller& caller, const ResumeOptions& options)
+      : shared_(image, caller, options) {}
 
+  /// A failure takes back what has been done outside of the processes.
   pid_t run();
 
  private:
-  void check_cancel() const {
-    if (options_.cancel != nullptr && options_.cancel->load()) fail(EINTR, "{}: the resume was cancelled", where_);
-  }
+  pid_t make_all();
   void read_header();
-  void read_threads();
-  void read_status();
-  void check_root();
-  void wait_for_pid() const;
-  void place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files);
-  pid_t make();
-  void take_back() noexcept;
-  void join_session(Stub& stub);
+  void read_family();
+  std::vector<pid_t> read_zombies() const;
+  void open_files();
+  void wait_for_pids() const;
+  void make_family(StubTree& tree);
+  void make(StubTree& tree, const FamilyStep& step);
+  ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void take_terminal() const;
-  void start_threads(Stub& stub);
-  void let_go(Stub& stub);
 
-  const ImageSource& image_;
-  const ResumeOptions& options_;
-  const std::string where_;
-  std::map<std::string, UniqueFd> objects_;
-  std::vector<std::function<void()>> undo_;
-  UniqueFd root_;
-  RestoreContext ctx_;
-  Plan plan_;
+  template <typename Step>
+  void for_each(StubTree& tree, Step&& step) {
+    for (Stub* stub : tree.stubs()) step(process(stub->pid()), *stub);
+    shared_.check_cancel();
+  }
+
+  SharedResume shared_;
+  std::map<pid_t, std::unique_ptr<ProcessResume>> processes_;
+  std::vector<Relations> family_;    // parents before their children
+  std::vector<FamilyStep> steps_;
 };
 
-void Resume::read_header() {
-  const Manifest manifest = Manifest::parse(image_.read(kManifestName), where_);
-  plan_.header = manifest.header;
+void TreeResume::read_header() {
+  const ManifestHeader header = Manifest::parse(shared_.image.read(kManifestName), shared_.where).header;
   utsname uts = {};
   uname(&uts);
-  if (plan_.header.machine != uts.machine) {
-    fail(ENOEXEC, "{}: was taken on another architecture ({}; this is {})", where_, plan_.header.machine, uts.machine);
+  if (header.machine != uts.machine) {
+    fail(ENOEXEC, "{}: was taken on another architecture ({}; this is {})", shared_.where, header.machine, uts.machine);
   }
-  if (const uint64_t missing = plan_.header.xfeatures & ~xsave_features(); missing != 0) {
-    fail(ENOEXEC, "{}: was taken on a CPU with XSAVE features that this one does not have ({:#x})", where_, missing);
+  if (const uint64_t missing = header.xfeatures & ~xsave_features(); missing != 0) {
+    fail(ENOEXEC, "{}: was taken on a CPU with XSAVE features that this one does not have ({:#x})", shared_.where,
+         missing);
   }
-  if (plan_.header.pids.size() > 1) {
-    fail(EOPNOTSUPP, "{}: holds {} processes; resuming more than one is not supported yet", where_,
-         plan_.header.pids.size());
+  shared_.root = header.pid;
+  for (const int pid : header.pids) {
+    if (pid <= 1 || pid > kMaxPid) fail(EINVAL, "{}: {} cannot be the pid of a process", shared_.where, pid);
+    shared_.pids.insert(pid);
   }
-  if (plan_.header.pid <= 1 || static_cast<uint64_t>(plan_.header.pid) > kMaxPid) {
-    fail(EINVAL, "{}: {} cannot be the pid of a process", where_, plan_.header.pid);
+  for (const int pid : header.pids) {
+    processes_.emplace(pid, std::make_unique<ProcessResume>(shared_, pid));
+    family_.push_back(parse_family(shared_.image, pid == header.pid ? "" : fmt::format("children/{}/", pid), pid));
   }
-  ctx_.pid = plan_.header.pid;
 }
 
-void Resume::read_threads() {
-  const std::string dir = ctx_.prefix + "threads";
-  std::vector<pid_t> tids = {ctx_.pid};
-  for (const ImageEntry& entry : image_.below(dir)) {
-    const std::string name = entry.path.substr(dir.size() + 1);
-    const auto tid = parse_u64(name);
-    if (!tid || *tid < 2 || *tid > kMaxPid || std::to_string(*tid) != name) {
-      fail(EINVAL, "{}: {} is not the id of a thread", where_, entry.path);
+/// Children that are not among the processes that run.
+std::vector<pid_t> TreeResume::read_zombies() const {
+  std::vector<pid_t> zombies;
+  constexpr std::string_view kDir = "children/", kFile = "/family";
+  for (const ImageEntry& entry : shared_.image.below("children")) {
+    if (!entry.path.ends_with(kFile)) continue;
+    const std::string_view name =
+        std::string_view(entry.path).substr(kDir.size(), entry.path.size() - kDir.size() - kFile.size());
+    const auto pid = parse_u64(name);
+    if (!pid || *pid <= 1 || *pid > kMaxPid || std::to_string(*pid) != name) {
+      fail(EINVAL, "{}: {} is not of a process", shared_.where, entry.path);
     }
-    if (static_cast<pid_t>(*tid) != ctx_.pid) tids.push_back(static_cast<pid_t>(*tid));
-    if (tids.size() > kMaxThreads) fail(EINVAL, "{}: more than {} threads", where_, kMaxThreads);
+    if (!shared_.pids.contains(static_cast<pid_t>(*pid))) zombies.push_back(static_cast<pid_t>(*pid));
   }
-  for (const pid_t tid : tids) {
-    const std::string path = fmt::format("{}/{}", dir, tid);
-    const Record record = Record::parse(image_.read(path), where_ + ": " + path);
-    check_may_resume(ctx_.caller, record);
-    plan_.threads.push_back({tid, parse_registers(image_, ctx_.prefix, tid), recorded_signal_mask(record)});
+  return zombies;
+}
+
+void TreeResume::read_family() {
+  for (const Relations& member : family_) {
+    if (member.exit_status) fail(EINVAL, "{}: process {} runs, and has ended", shared_.where, member.pid);
+  }
+  for (const pid_t pid : read_zombies()) {
+    family_.push_back(parse_family(shared_.image, fmt::format("children/{}/", pid), pid));
+    if (!family_.back().exit_status) fail(EINVAL, "{}: process {} is not in the manifest", shared_.where, pid);
+  }
+  for (const Relations& member : family_) shared_.pids.insert(member.pid);
+  steps_ = plan_family(family_, shared_.options.as_child, shared_.where);
+}
+
+void TreeResume::open_files() {
+  const AsCaller rights(shared_.caller);
+  for (const Relations& member : family_) {
+    if (!member.exit_status) process(member.pid).open_files();
   }
 }
 
-void Resume::read_status() {
-  const std::string status = image_.read(ctx_.prefix + "status");
-  plan_.was_stopped = status_field(status, "State").starts_with('T');
-  plan_.own_group = status_field(status, "NSpgid") == std::to_string(ctx_.pid);
-}
-
-void Resume::check_root() {
-  const std::string root = image_.read_link(ctx_.prefix + "root");
-  if (root != "/" && !ctx_.caller.privileged()) {
-    fail(EPERM, "{}: only root may resume a process in a chroot ({})", where_, root);
-  }
-  root_ = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);
-  ctx_.root_fd = root_.get();
-}
-
-// Who has just killed the old process copies its archive at once; its parent, or init, takes a moment to reap it.
-void Resume::wait_for_pid() const {
+// Who has just killed the old processes copies their archive at once; their parents, or init, take a moment to reap them.
+void TreeResume::wait_for_pids() const {
   const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-  while (is_ending(ctx_.pid) && std::chrono::steady_clock::now() < patience) {
-    check_cancel();
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  for (const pid_t pid : shared_.pids) {
+    while (is_ending(pid) && std::chrono::steady_clock::now() < patience) {
+      shared_.check_cancel();
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
   }
 }
 
-void Resume::place_descriptors(Stub& stub, RestoredFds& fds, size_t mapped_files) {
-  int highest = -1;
-  for (const RestoredFd& fd : fds.fds) highest = std::max(highest, fd.fd);
-  stub.open_channel(highest + 1, mapped_files);
-  complete_descriptors(ctx_, fds, stub.leader());
-  std::vector<Placement> to;
-  for (const RestoredFd& fd : fds.fds) {
-    to.push_back({fds.files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
-  }
-  std::sort(to.begin(), to.end(), [](const Placement& a, const Placement& b) { return a.number < b.number; });
-  stub.place(to);
+void TreeResume::make(StubTree& tree, const FamilyStep& step) {
+  Stub& stub = tree.make(step.pid, {step.by, step.thread, step.sibling, step.exit_signal});
+  const auto found = processes_.find(step.pid);
+  if (found != processes_.end()) found->second->add_threads(stub);
 }
 
-// Init's children lead a session of their own, whatever shell's job they were: that session is gone, or another's by
-// now. A child of ours stays in our session, so that it keeps the terminal.
-void Resume::join_session(Stub& stub) {
-  if (!options_.as_child) {
-    stub.leader().call("setsid", SYS_setsid);
-  } else if (plan_.own_group) {
-    stub.leader().call("setpgid", SYS_setpgid, 0, 0);
+void TreeResume::make_family(StubTree& tree) {
+  using Kind = FamilyStep::Kind;
+  process(shared_.root).add_threads(tree.root());
+  for (const FamilyStep& step : steps_) {
+    shared_.check_cancel();
+    switch (step.kind) {
+      case Kind::make: make(tree, step); break;
+      case Kind::lead_session: tree.at(step.pid).leader().call("setsid", SYS_setsid); break;
+      case Kind::lead_group: tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, 0); break;
+      case Kind::join_group:
+        tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, static_cast<uint64_t>(step.group));
+        break;
+      case Kind::end_helper: tree.end(step.pid, 0, true); break;
+      case Kind::end_zombie: tree.end(step.pid, step.exit_status, false); break;
+    }
   }
 }
 
 // A group of its own on our terminal: in the foreground it must be, if we are.
-void Resume::take_terminal() const {
-  if (!options_.as_child || !plan_.own_group) return;
-  for (const auto& [number, local] : options_.inherit) {
+void TreeResume::take_terminal() const {
+  if (!shared_.options.as_child || getpgid(shared_.root) != shared_.root) return;
+  for (const auto& [number, local] : shared_.options.inherit) {
     // SIGTTOU is blocked in this thread.
-    if (isatty(local) && tcgetpgrp(local) == getpgrp()) tcsetpgrp(local, ctx_.pid);
+    if (isatty(local) && tcgetpgrp(local) == getpgrp()) tcsetpgrp(local, shared_.root);
   }
 }
 
-void Resume::start_threads(Stub& stub) {
-  for (size_t i = 1; i < plan_.threads.size(); ++i) stub.add_thread(plan_.threads[i].tid);
-}
-
-void Resume::let_go(Stub& stub) {
-  // The main thread comes first here and there.
-  for (size_t i = 0; i < plan_.threads.size(); ++i) {
-    if (plan_.threads[i].registers.has_tiles()) stub.threads().at(i)->use_tiles();
-  }
-  stub.close_channel();
-  restrict_layout(stub, plan_.layout);
-  stub.hand_over();
-  take_terminal();
-  for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
-  size_t next = 1;
-  stub.release(options_.stopped || plan_.was_stopped, [&](StubThread& thread) {
-    const bool is_leader = thread.tid() == ctx_.pid;
-    const PlannedThread& planned = is_leader ? plan_.threads.front() : plan_.threads.at(next++);
-    apply_registers(thread.tid(), planned.registers);
-    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof(planned.signal_mask),
-               &planned.signal_mask) != 0) {
-      fail_errno("{}: signal mask of thread {}", ctx_.pid, thread.tid());
-    }
-  });
-}
-
-void Resume::take_back() noexcept {
-  for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
-}
-
-pid_t Resume::run() {
+pid_t TreeResume::run() {
   try {
-    return make();
+    return make_all();
   } catch (...) {
-    objects_.clear();
-    take_back();
+    shared_.objects.clear();
+    for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
   }
 }
 
-pid_t Resume::make() {
+pid_t TreeResume::make_all() {
   read_header();
-  read_status();
-  read_threads();
-  std::optional<LayoutFiles> files;
-  RestoredFds fds;
-  {
-    const AsCaller rights(ctx_.caller);
-    check_root();
-    plan_.layout = parse_layout(ctx_);
-    list_segments(image_, ctx_.prefix, plan_.layout.vmas);
-    files.emplace(ctx_, plan_.layout);
-    fds = restore_descriptors(ctx_, options_.inherit);
-  }
-  wait_for_pid();
-  check_cancel();
+  for (const auto& [pid, process] : processes_) process->parse();
+  read_family();
+  open_files();
+  wait_for_pids();
+  shared_.check_cancel();
 
-  Stub stub(ctx_.pid, options_.as_child);
-  ctx_.give = [&stub](int local) { return stub.give(local); };
+  StubTree tree(shared_.root, shared_.options.as_child);
   {
-    const CpuPin pin(stub);
-    place_descriptors(stub, fds, files->count());
-    join_session(stub);
-    build_layout(stub, plan_.layout, *files);
+    // The stubs stay on one CPU until restore_affinity() gives each thread its own; those who are made inherit it.
+    CpuPin pin(tree.root());
+    pin.leave_stubs();
+    make_family(tree);
+    for_each(tree, [](ProcessResume& process, Stub& stub) { process.build(stub); });
   }
-  fill_memory(image_, ctx_.prefix, plan_.layout.vmas, stub.leader(), options_.cancel);
-  check_cancel();
+  for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });
 
-  // From here on the stub stays on one CPU until restore_affinity() gives each thread its own CPUs.
-  CpuPin pin(stub);
-  pin.leave_stub();
-  finish_layout(stub, plan_.layout, *files);
-  start_threads(stub);
-  finish_descriptors(ctx_, fds, stub.leader());
-  std::vector<Remote*> threads;
-  for (const auto& thread : stub.threads()) threads.push_back(thread.get());
-  restore_rooms(ctx_, threads);
-  restore_answer(image_, ctx_.prefix, stub.leader(), options_.stopped ? CKPT_STOP : 0);
-  // What is still open here would keep ends alive that the process closes.
-  fds.files.clear();
-  objects_.clear();
-  let_go(stub);
-  return ctx_.pid;
+  const std::vector<Stub*> stubs = tree.stubs();
+  CpuPin pin({stubs.begin(), stubs.end()});
+  pin.leave_stubs();
+  for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_memory(stub); });
+  for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_files(stub); });
+  for_each(tree, [](ProcessResume& process, Stub& stub) { process.restore_state(stub); });
+  // Ends of pipes that only we hold any more must not be missed, nor waited for, by who reads the others.
+  shared_.objects.clear();
+  tree.root().hand_over();
+  take_terminal();
+  for (Stub* stub : stubs) process(stub->pid()).make_ready(*stub);
+  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
+  return shared_.root;
 }
 
 }  // namespace
@@ -290,7 +219,7 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
     try {
-      result.pid = Resume(image, caller, options).run();
+      result.pid = TreeResume(image, caller, options).run();
     } catch (...) {
       error = std::current_exception();
     }

@@ -1,16 +1,13 @@
-// Reading /proc/PID/fd: link text, stat and fdinfo of every descriptor, and which of them share a file description.
+// Reading /proc/PID/fd: link text, stat and fdinfo of every descriptor.
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <charconv>
 #include <memory>
-#include <tuple>
 
 #include "engine/base/error.h"
 #include "engine/kinds/kind.h"
@@ -130,45 +127,6 @@ void fill_mount_types(std::vector<OpenFd>& fds, int proc_dir) {
   }
 }
 
-/// Order of two file descriptions, as kcmp(2) gives it: 0 equal, 1 less, 2 greater. A descriptor that was closed
-/// meanwhile counts as unequal.
-int compare_files(pid_t pid, int a, int b) {
-  const long result = syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b);
-  if (result < 0) {
-    if (errno == EBADF || errno == ESRCH) return a < b ? 1 : 2;
-    fail_errno("{}: kcmp, which tells shared file descriptions apart", pid);
-  }
-  return static_cast<int>(result);
-}
-
-/// What equal file descriptions have in common for certain, even while another process moves their position. The
-/// inode of anonymous files is one for all, so eventfds come apart by their id.
-auto group_key(const OpenFd& fd) {
-  const bool anonymous = fd.target.starts_with("anon_inode:");
-  return std::make_tuple(fd.st.st_dev, fd.st.st_ino, fd.st.st_mode & S_IFMT, fd.mnt_id,
-                         anonymous ? fd.target : std::string(), fd.info("eventfd-id").value_or(""));
-}
-
-void find_shared(pid_t pid, std::vector<OpenFd>& fds) {
-  std::map<decltype(group_key(fds[0])), std::vector<size_t>> groups;
-  for (size_t i = 0; i < fds.size(); ++i) groups[group_key(fds[i])].push_back(i);
-  for (auto& [key, group] : groups) {
-    if (group.size() < 2) continue;
-    // stable_sort: safe with an order that changes under us (the process may be running), and it keeps the lowest
-    // descriptor of each description first.
-    std::stable_sort(group.begin(), group.end(),
-                     [&](size_t a, size_t b) { return compare_files(pid, fds[a].fd, fds[b].fd) == 1; });
-    size_t first = group[0];
-    for (size_t i = 1; i < group.size(); ++i) {
-      if (compare_files(pid, fds[first].fd, fds[group[i]].fd) == 0) {
-        fds[group[i]].shares = fds[first].fd;
-      } else {
-        first = group[i];
-      }
-    }
-  }
-}
-
 }  // namespace
 
 std::optional<std::string> OpenFd::info(std::string_view name) const {
@@ -193,12 +151,6 @@ std::vector<std::string> OpenFd::info_lines(std::string_view name) const {
   return values;
 }
 
-bool same_description(pid_t pid, int fd, pid_t other, int other_fd) {
-  const long result = syscall(SYS_kcmp, pid, other, KCMP_FILE, fd, other_fd);
-  if (result < 0 && errno != EBADF && errno != ESRCH) fail_errno("{}: kcmp", pid);
-  return result == 0;
-}
-
 OpenFd read_own_fd(int fd) {
   const UniqueFd self = open_at(AT_FDCWD, "/proc/self", O_RDONLY | O_DIRECTORY);
   const UniqueFd fd_dir = open_at(self.get(), "fd", O_RDONLY | O_DIRECTORY);
@@ -207,6 +159,7 @@ OpenFd read_own_fd(int fd) {
   if (auto info = read_fd(fd_dir.get(), info_dir.get(), fd)) one.push_back(std::move(*info));
   if (one.empty()) fail(EBADF, "descriptor {}: is not open", fd);
   fill_mount_types(one, self.get());
+  one.front().pid = ::getpid();
   return std::move(one.front());
 }
 
@@ -217,10 +170,14 @@ std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir) {
   const UniqueFd info_dir = open_at(proc_dir, "fdinfo", O_RDONLY | O_DIRECTORY);
   fds.reserve(numbers.size());
   for (const int number : numbers) {
-    if (auto fd = read_fd(fd_dir.get(), info_dir.get(), number)) fds.push_back(std::move(*fd));
+    auto fd = read_fd(fd_dir.get(), info_dir.get(), number);
+    if (!fd) continue;
+    fd->pid = pid;
+    fds.push_back(std::move(*fd));
   }
   fill_mount_types(fds, proc_dir);
-  find_shared(pid, fds);
+  std::vector<OpenFd>* const table = &fds;
+  find_shared_descriptions({&table, 1});
   return fds;
 }
 

@@ -13,6 +13,7 @@
 #include "engine/kinds/owner.h"
 #include "engine/kinds/sock_diag.h"
 #include "engine/kinds/unix_queue.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 
@@ -28,9 +29,12 @@ std::string fd_name(const CaptureContext& ctx, const OpenFd& fd) {
   return fmt::format("{}: fd {}", ctx.pid, fd.fd);
 }
 
-void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds) {
+/// Completes the context of `ctx.pid` for its kinds; `own` serves where there is no tree.
+void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds, TreeDescriptors& own) {
   ctx.fds = &fds;
-  for (const OpenFd& fd : fds) ctx.fds_by_inode.emplace(std::make_pair(fd.st.st_dev, fd.st.st_ino), &fd);
+  if (ctx.tree != nullptr) return;
+  own.add(ctx.pid, fds);
+  ctx.tree = &own;
 }
 
 void throw_refusal(const CaptureContext& ctx, const OpenFd& fd) {
@@ -49,8 +53,13 @@ Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
   out.add("pos", fd.pos);
   out.add_hex("flags", fd.flags);
   out.comment(flag_names(fd.flags));
-  if (fd.shares >= 0) {
+  if (fd.shares >= 0 && fd.shares_pid == 0) {
     out.add("shares", fd.shares);
+    return out;
+  }
+  if (fd.shares >= 0) {
+    out.add("shares", fmt::format("{}:{}", fd.shares_pid, fd.shares));
+    capture_process_locks(ctx, fd, out);
     return out;
   }
   throw_refusal(ctx, fd);
@@ -75,8 +84,9 @@ void capture_queued(const CaptureContext& outer, std::vector<std::pair<std::stri
 }
 
 struct ParsedFd {
-  int fd;
-  int shares;
+  int fd = -1;
+  int shares = -1;
+  pid_t shares_pid = 0;
   Record record;
 };
 
@@ -89,6 +99,18 @@ int parse_fd_number(std::string_view name, const std::string& where) {
   return static_cast<int>(*number);
 }
 
+/// "17" or "1234:17".
+void parse_shares(const std::string& text, ParsedFd& out) {
+  const size_t colon = text.find(':');
+  const auto fd = parse_u64(std::string_view(text).substr(colon == std::string::npos ? 0 : colon + 1));
+  const auto pid = colon == std::string::npos ? std::optional<uint64_t>(0) : parse_u64(text.substr(0, colon));
+  if (!fd || *fd > kMaxFd || !pid || *pid > INT32_MAX) {
+    fail(EINVAL, "{}: shares '{}', which is no descriptor", out.record.where(), escape(text));
+  }
+  out.shares = static_cast<int>(*fd);
+  out.shares_pid = static_cast<pid_t>(*pid);
+}
+
 std::map<int, ParsedFd> parse_fds(const RestoreContext& ctx) {
   std::map<int, ParsedFd> table;
   const std::string dir = ctx.prefix + "fds";
@@ -96,15 +118,15 @@ std::map<int, ParsedFd> parse_fds(const RestoreContext& ctx) {
     const std::string where = ctx.image->describe() + "/" + entry.path;
     const int fd = parse_fd_number(std::string_view(entry.path).substr(dir.size() + 1), where);
     if (entry.type != EntryType::file) fail(EINVAL, "{}: is not a regular file", where);
-    Record record = Record::parse(ctx.image->read(entry.path, kMaxRecord), where);
-    int shares = -1;
-    if (record.has("shares")) shares = static_cast<int>(record.get_u64("shares", kMaxFd));
-    table.emplace(fd, ParsedFd{fd, shares, std::move(record)});
+    ParsedFd parsed{fd, -1, 0, Record::parse(ctx.image->read(entry.path, kMaxRecord), where)};
+    if (const auto shares = parsed.record.find("shares")) parse_shares(*shares, parsed);
+    table.emplace(fd, std::move(parsed));
   }
   for (const auto& [fd, parsed] : table) {
-    if (parsed.shares < 0) continue;
+    if (parsed.shares < 0 || parsed.shares_pid != 0) continue;
     const auto other = table.find(parsed.shares);
-    if (parsed.shares >= fd || other == table.end() || other->second.shares >= 0) {
+    const bool owns = other != table.end() && (other->second.shares < 0 || other->second.shares_pid != 0);
+    if (parsed.shares >= fd || !owns) {
       fail(EINVAL, "{}: shares {}, which is not a lower descriptor with a file of its own", parsed.record.where(),
            parsed.shares);
     }
@@ -118,7 +140,34 @@ UniqueFd duplicate(int fd, const std::string& where) {
   return copy;
 }
 
+/// The description that another process of the image has made.
+const MadeDescription& description_of(const RestoreContext& ctx, const ParsedFd& parsed) {
+  if (ctx.descriptions != nullptr) {
+    const auto made = ctx.descriptions->find({parsed.shares_pid, parsed.shares});
+    if (made != ctx.descriptions->end()) return made->second;
+  }
+  fail(EINVAL, "{}: shares {}:{}, which is not in the image before it with a file of its own", parsed.record.where(),
+       parsed.shares_pid, parsed.shares);
+}
+
 }  // namespace
+
+void TreeDescriptors::add(pid_t pid, const std::vector<OpenFd>& fds) {
+  pids.insert(pid);
+  for (const OpenFd& fd : fds) by_inode.emplace(std::make_pair(fd.st.st_dev, fd.st.st_ino), &fd);
+}
+
+bool CaptureContext::has_thread(pid_t tid) const {
+  try {
+    return has_process(read_status(tid).tgid);
+  } catch (const Error&) {
+    return false;  // there is none
+  }
+}
+
+std::string RestoreContext::prefix_of(pid_t other) const {
+  return other == (root != 0 ? root : pid) ? "" : fmt::format("children/{}/", other);
+}
 
 UniqueFd CaptureContext::take(int fd) const {
   UniqueFd mine(static_cast<int>(syscall(SYS_pidfd_getfd, pid_fd, fd, 0)));
@@ -128,13 +177,19 @@ UniqueFd CaptureContext::take(int fd) const {
 
 std::vector<const OpenFd*> CaptureContext::holders(dev_t dev, ino_t inode) const {
   std::vector<const OpenFd*> all;
-  const auto [begin, end] = fds_by_inode.equal_range({dev, inode});
+  const auto [begin, end] = tree->by_inode.equal_range({dev, inode});
   for (auto it = begin; it != end; ++it) all.push_back(it->second);
   if (queued == nullptr) return all;
   for (const OpenFd& fd : queued->infos) {
     if (fd.st.st_dev == dev && fd.st.st_ino == inode) all.push_back(&fd);
   }
   return all;
+}
+
+bool CaptureContext::holds(dev_t dev, ino_t inode) const {
+  // What is under way in its sockets is open here, in our own process.
+  return std::ranges::any_of(holders(dev, inode),
+                             [this](const OpenFd* fd) { return fd->pid == pid || fd->pid == ::getpid(); });
 }
 
 bool CaptureContext::may_hold_more() const {
@@ -168,7 +223,7 @@ const DescriptorKind& kind_named(std::string_view type, const std::string& where
   fail(EOPNOTSUPP, "{}: the type '{}' is not known to this version", where, escape(type));
 }
 
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets) {
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, const TreeDescriptors* tree, bool no_sockets) {
   const std::string dir = fmt::format("/proc/{}", pid);
   const UniqueFd proc_dir = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
   const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
@@ -178,7 +233,9 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_socke
   ctx.proc_dir = proc_dir.get();
   ctx.pid_fd = pid_fd.get();
   ctx.no_sockets = no_sockets;
-  set_table(ctx, fds);
+  ctx.tree = tree;
+  TreeDescriptors own;
+  set_table(ctx, fds, own);
   for (const OpenFd& fd : fds) {
     if (fd.shares >= 0) continue;
     try {
@@ -192,7 +249,8 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_socke
 
 void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>& fds) {
   CaptureContext ctx = outer;
-  set_table(ctx, fds);
+  TreeDescriptors own;
+  set_table(ctx, fds, own);
   ctx.queued = find_queued_descriptors(ctx);
   // Handing records to the image can wait until the process goes on; making them cannot.
   auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
@@ -222,6 +280,14 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
       restored.file = static_cast<int>(out.files.size());
       restored.inherited = true;
       out.files.push_back(duplicate(given->second, parsed.record.where()));
+    } else if (parsed.shares >= 0 && parsed.shares_pid != 0) {
+      const MadeDescription& other = description_of(ctx, parsed);
+      restored.file = static_cast<int>(out.files.size());
+      restored.inherited = other.inherited;
+      restored.shared = true;
+      restored.placeholder_of = other.made_in_process ? parsed.shares_pid : 0;
+      restored.shares = parsed.shares;
+      out.files.push_back(duplicate(other.local, parsed.record.where()));
     } else if (parsed.shares >= 0) {
       const RestoredFd& other = out.fds[index.at(parsed.shares)];
       restored.file = other.file;
@@ -233,6 +299,13 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
       if (!kind.completed_later()) restore_locks(file.get(), parsed.record);
       restored.file = static_cast<int>(out.files.size());
       out.files.push_back(std::move(file));
+      restored.made_in_process = kind.made_in_process();
+      restored.completed_later = kind.completed_later();
+    }
+    if (ctx.descriptions != nullptr && !restored.shared) {
+      ctx.descriptions->emplace(
+          std::make_pair(ctx.pid, fd),
+          MadeDescription{out.files.back().get(), restored.inherited, restored.made_in_process || restored.completed_later});
     }
     restored.record = std::move(parsed.record);
     index.emplace(fd, out.fds.size());
@@ -262,28 +335,42 @@ void complete_descriptors(const RestoreContext& outer, RestoredFds& fds, Remote&
   for (const RestoredFd& fd : fds.fds) complete_one(fd);
 }
 
+namespace {
+
+/// Takes the real description from the process that owns it, where it stands by now.
+void take_from_owner(const RestoreContext& ctx, const RestoredFd& fd, Remote& leader) {
+  const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, fd.placeholder_of, 0)));
+  const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), fd.shares, 0)));
+  if (!local) fail_errno("{}: taking {} of process {}", fd.record.where(), fd.shares, fd.placeholder_of);
+  const auto given = static_cast<uint64_t>(ctx.give(local.get()));
+  leader.call("dup3", SYS_dup3, given, static_cast<uint64_t>(fd.fd), fd.cloexec ? O_CLOEXEC : 0);
+  leader.call("close", SYS_close, given);
+}
+
+}  // namespace
+
 void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remote& leader) {
   std::map<int, int> replaced;  // file -> the descriptor that finish() has put in place
   // Descriptors that are made in the process first: an epoll instance may watch them.
   for (const RestoredFd& fd : fds.fds) {
     if (fd.inherited) continue;
-    if (fd.shared) {
-      const auto first = replaced.find(fd.file);
-      if (first == replaced.end()) continue;
+    if (fd.placeholder_of != 0) {
+      take_from_owner(ctx, fd, leader);
+      replaced.emplace(fd.file, fd.fd);
+    } else if (fd.made_in_process) {
+      kind_named(fd.record.get("type"), fd.record.where()).finish(ctx, fd.record, fd.fd, leader);
+      replaced.emplace(fd.file, fd.fd);
+    } else if (const auto first = replaced.find(fd.file); fd.shared && first != replaced.end()) {
       leader.call("dup3", SYS_dup3, static_cast<uint64_t>(first->second), static_cast<uint64_t>(fd.fd),
                   fd.cloexec ? O_CLOEXEC : 0);
-    } else {
-      const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
-      if (!kind.made_in_process()) continue;
-      kind.finish(ctx, fd.record, fd.fd, leader);
-      replaced.emplace(fd.file, fd.fd);
     }
   }
   for (const RestoredFd& fd : fds.fds) {
-    if (fd.inherited || fd.shared) continue;
-    const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
-    if (!kind.made_in_process()) kind.finish(ctx, fd.record, fd.fd, leader);
+    if (fd.inherited) continue;
     finish_locks(fd.record, fd.fd, leader);
+    if (fd.shared) continue;
+    const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
+    if (!fd.made_in_process) kind.finish(ctx, fd.record, fd.fd, leader);
     if (kind.has_owner()) finish_owner(ctx, fd.record, fd.fd, leader);
   }
 }

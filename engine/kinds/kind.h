@@ -12,6 +12,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,12 +32,23 @@ struct OpenFd;
 struct QueuedDescriptors;
 struct UnixDiag;
 
+/// All that the processes of one checkpoint have open.
+struct TreeDescriptors {
+  std::set<pid_t> pids;          ///< the processes, zombies too
+  std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> by_inode;
+
+  /// The tables must outlive this and stay as they are. Those of several processes have `shares` across them filled in
+  /// (find_shared_descriptions).
+  void add(pid_t pid, const std::vector<OpenFd>& fds);
+};
+
 /// What a room may use while the process is stopped.
 struct CaptureContext {
   pid_t pid = 0;
   int proc_dir = -1;             ///< open directory /proc/PID
   int pid_fd = -1;
   std::string prefix;            ///< of this process in the image
+  std::string root;              ///< its root directory as the link in /proc says; empty where nobody has asked yet
   ImageSink* image = nullptr;
   Remote* leader = nullptr;      ///< system calls in the main thread
   /// Objects already written for the whole image, by kind and identity ("pipe:123456"), so that each is written once.
@@ -44,9 +57,12 @@ struct CaptureContext {
   std::vector<std::function<void()>>* later = nullptr;
   /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
   uint64_t* later_bytes = nullptr;
+  /// Addresses of words that the kernel writes when a thread ends (Snapshot::spare); null where nobody asks.
+  std::vector<uint64_t>* exit_words = nullptr;
   /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.
   const std::vector<OpenFd>* fds = nullptr;
-  std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> fds_by_inode;
+  /// Those of all processes of the checkpoint; set with `fds` where it was null, to this process alone.
+  const TreeDescriptors* tree = nullptr;
   /// Descriptors under way in unix sockets (unix_queue.h), set by capture_descriptors(); null before.
   std::shared_ptr<const QueuedDescriptors> queued;
   /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
@@ -54,10 +70,11 @@ struct CaptureContext {
   /// CKPT_NO_PGRP_TTYS: a terminal outside the image is captured as hung up.
   bool no_pgrp_ttys = false;
 
-  /// Every descriptor of the image that leads to this inode, those under way in its sockets as well: whether all ends of
-  /// something are in the image.
+  /// Every descriptor of the checkpoint that leads to this inode, those under way in this process's sockets as well:
+  /// whether all ends of something are in the image.
   std::vector<const OpenFd*> holders(dev_t dev, ino_t inode) const;
-  bool holds(dev_t dev, ino_t inode) const { return !holders(dev, inode).empty(); }
+  /// Whether this process has one of them.
+  bool holds(dev_t dev, ino_t inode) const;
   /// Before the stop: whether a descriptor that holders() does not name could be under way in a socket.
   bool may_hold_more() const;
   /// The unix socket as the kernel's socket monitor tells of it, read once for the whole table; null for none.
@@ -67,6 +84,9 @@ struct CaptureContext {
   UniqueFd take(int fd) const;
   /// True the first time an object is met: the caller writes it then, to objects/NAME.
   bool first(const std::string& object) const { return objects->emplace(object, object).second; }
+  /// Whether a process, or a thread's, is part of the checkpoint.
+  bool has_process(pid_t other) const { return other == pid || (tree != nullptr && tree->pids.contains(other)); }
+  bool has_thread(pid_t tid) const;
 
  private:
   mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets_;
@@ -74,6 +94,7 @@ struct CaptureContext {
 
 /// One open descriptor, as /proc tells of it.
 struct OpenFd {
+  pid_t pid = 0;                 ///< whose it is
   int fd = -1;
   std::string target;            ///< link text of /proc/PID/fd/N: a path, "pipe:[123]", "anon_inode:[eventfd]"
   std::string fdinfo;            ///< text of /proc/PID/fdinfo/N
@@ -82,7 +103,9 @@ struct OpenFd {
   uint32_t flags = 0;            ///< as open(2), O_CLOEXEC included
   int mnt_id = 0;
   std::string fs_type;           ///< of its mount ("proc", "tmpfs"); empty on a block device and for no mount
-  int shares = -1;               ///< lower descriptor with the same file description, -1 for none
+  /// A descriptor with the same file description, -1 for none: a lower one, or one of another process of the checkpoint.
+  int shares = -1;
+  pid_t shares_pid = 0;          ///< that other process, 0 for this one
   /// Value of a "name:\tvalue" line of fdinfo.
   std::optional<std::string> info(std::string_view name) const;
   /// Values of all lines of fdinfo that begin with "name:" or "name " (epoll's tfd, inotify, ...).
@@ -90,6 +113,13 @@ struct OpenFd {
 };
 
 // ---- restore ----------------------------------------------------------------------------------------------------
+
+/// A file description that has been made here, for descriptors of other processes that share it.
+struct MadeDescription {
+  int local = -1;                ///< owned by the RestoredFds of its process
+  bool inherited = false;
+  bool made_in_process = false;  ///< a placeholder: the real one is in its process after finish_descriptors()
+};
 
 /// What a room may use to make things again. Files are opened by the engine's own thread, which has taken the caller's
 /// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has. For a
@@ -103,6 +133,11 @@ struct RestoreContext {
   int root_fd = -1;              ///< the process's root directory; paths of the image are below it
   /// Objects made so far, by name: made once, shared by every descriptor that names them. Owned here.
   std::map<std::string, UniqueFd>* objects = nullptr;
+  /// The descriptions of the image's processes by (pid, fd), those first whose record comes first; null for one alone.
+  std::map<std::pair<pid_t, int>, MadeDescription>* descriptions = nullptr;
+  /// All processes of the image, zombies too, and the root process; null and 0 where this is the only one.
+  const std::set<pid_t>* pids = nullptr;
+  pid_t root = 0;
   /// Puts a duplicate of a local descriptor into the process, at a high number that the image does not use, and
   /// returns this number; who asked closes it there again (Remote::call close).
   std::function<int(int local_fd)> give;
@@ -113,6 +148,10 @@ struct RestoreContext {
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
+
+  bool has_process(pid_t other) const { return other == pid || (pids != nullptr && pids->contains(other)); }
+  /// Where the files of a process of the image are.
+  std::string prefix_of(pid_t other) const;
 };
 
 /// A kind of file descriptor. Stateless; one instance for ever.
@@ -160,9 +199,13 @@ std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir);
 OpenFd read_own_fd(int fd);
 /// kcmp(2): whether a descriptor of one process and one of another are the same file description.
 bool same_description(pid_t pid, int fd, pid_t other, int other_fd);
+/// Fills in `shares` of all tables anew: the first table that has a description owns it. Takes a comparison for each
+/// descriptor and each doubling of the number of descriptions that could be the same.
+void find_shared_descriptions(std::span<std::vector<OpenFd>* const> tables);
 
-/// All of fds/: refusals (before the stop), capture (during it).
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets = false);
+/// All of fds/: refusals (before the stop), capture (during it). `tree` as in CaptureContext.
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, const TreeDescriptors* tree = nullptr,
+                        bool no_sockets = false);
 void capture_descriptors(const CaptureContext& ctx, const std::vector<OpenFd>& fds);
 
 /// A descriptor ready to be put into the process.
@@ -170,8 +213,13 @@ struct RestoredFd {
   int fd = -1;                   ///< number in the process
   bool cloexec = false;
   int file = -1;                 ///< index into RestoredFds::files
+  bool completed_later = false;  ///< a placeholder until complete_descriptors()
   bool inherited = false;        ///< it, or what it shares, came from `inherit`: finish_descriptors leaves it alone
-  bool shared = false;           ///< a lower descriptor has the same file description
+  bool shared = false;           ///< a lower descriptor, or one of another process, has the same file description
+  bool made_in_process = false;  ///< its file is a placeholder until finish_descriptors()
+  /// So is this one's: the real description is in that process, at number `shares`. 0 for none.
+  pid_t placeholder_of = 0;
+  int shares = -1;
   Record record;
 };
 struct RestoredFds {

@@ -54,6 +54,14 @@ struct flock to_flock(const Lock& lock) {
 
 }  // namespace
 
+void capture_process_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out) {
+  Record all;
+  capture_locks(ctx, fd, all);
+  for (const std::string& lock : Record::parse(all.text(), "locks").all("lock")) {
+    if (lock.starts_with("posix ")) out.add("lock", lock);
+  }
+}
+
 void capture_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out) {
   // "lock:\t1: POSIX  ADVISORY  WRITE 7868 fe:00:10952965 5 14"
   for (const std::string& line : fd.info_lines("lock")) {

@@ -14,6 +14,8 @@ namespace ckpt {
 
 /// Throws Error(EOPNOTSUPP) for a lease or another lock that cannot be made again.
 void capture_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out);
+/// The same for what belongs to the process alone (posix): of a descriptor that another process's record tells of.
+void capture_process_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out);
 /// Takes what belongs to the file description `fd` (flock, ofd). Throws Error(EAGAIN) where it is held elsewhere.
 void restore_locks(int fd, const Record& record);
 /// Takes what belongs to the process (posix), with its own system calls.

@@ -76,7 +76,7 @@ bool stat_path_fd(FoundFile& found, const Record& record) {
 }  // namespace
 
 std::optional<std::string> path_below_root(const CaptureContext& ctx, const std::string& target) {
-  const std::string root = read_link(ctx.proc_dir, "root");
+  const std::string root = ctx.root.empty() ? read_link(ctx.proc_dir, "root") : ctx.root;
   if (root == "/") return target;
   if (target == root) return "/";
   if (target.starts_with(root + "/")) return target.substr(root.size());

@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
@@ -10,20 +13,34 @@ namespace ckpt {
 
 namespace {
 
-pid_t group_of(const CaptureContext& ctx) { return getpgid(ctx.pid); }
+/// A group with any process of the checkpoint in it: it is made again with them.
+bool is_group_inside(const CaptureContext& ctx, pid_t group) {
+  if (getpgid(ctx.pid) == group) return true;
+  return ctx.tree != nullptr && std::ranges::any_of(ctx.tree->pids, [&](pid_t pid) { return getpgid(pid) == group; });
+}
 
 bool is_inside(const CaptureContext& ctx, const f_owner_ex& owner) {
   switch (owner.type) {
-    case F_OWNER_PID: return owner.pid == ctx.pid;
-    case F_OWNER_TID:
-      return faccessat(ctx.proc_dir, fmt::format("task/{}", owner.pid).c_str(), F_OK, 0) == 0;
-    case F_OWNER_PGRP: return owner.pid == group_of(ctx);
+    case F_OWNER_PID: return ctx.has_process(owner.pid);
+    case F_OWNER_TID: return ctx.has_thread(owner.pid);
+    case F_OWNER_PGRP: return is_group_inside(ctx, owner.pid);
     default: return false;
   }
 }
 
 const char* type_name(int type) {
   return type == F_OWNER_PID ? "pid" : type == F_OWNER_TID ? "tid" : "pgrp";
+}
+
+bool is_thread_inside(const RestoreContext& ctx, pid_t tid) {
+  if (ctx.image->has(fmt::format("{}threads/{}", ctx.prefix, tid))) return true;
+  return ctx.pids != nullptr && std::ranges::any_of(*ctx.pids, [&](pid_t pid) {
+           return ctx.image->has(fmt::format("{}threads/{}", ctx.prefix_of(pid), tid));
+         });
+}
+
+bool is_group_made(const RestoreContext& ctx, pid_t group) {
+  return ctx.pids != nullptr && std::ranges::any_of(*ctx.pids, [&](pid_t pid) { return getpgid(pid) == group; });
 }
 
 f_owner_ex parse_owner(const RestoreContext& ctx, const Record& record, Remote& leader) {
@@ -33,17 +50,17 @@ f_owner_ex parse_owner(const RestoreContext& ctx, const Record& record, Remote& 
   f_owner_ex owner{F_OWNER_PID, static_cast<pid_t>(*number)};
   bool inside = false;
   if (words[0] == "pid") {
-    inside = owner.pid == ctx.pid;
+    inside = ctx.has_process(owner.pid);
   } else if (words[0] == "tid") {
     owner.type = F_OWNER_TID;
-    inside = owner.pid == ctx.pid || ctx.image->has(fmt::format("{}threads/{}", ctx.prefix, owner.pid));
+    inside = is_thread_inside(ctx, owner.pid);
   } else if (words[0] == "pgrp") {
     owner.type = F_OWNER_PGRP;
-    inside = owner.pid == leader.call("getpgid", SYS_getpgid, 0);
+    inside = owner.pid == leader.call("getpgid", SYS_getpgid, 0) || is_group_made(ctx, owner.pid);
   } else {
     fail(EINVAL, "{}: the owner is malformed", record.where());
   }
-  if (!inside) fail(EPERM, "{}: the owner {} {} is outside the process", record.where(), words[0], owner.pid);
+  if (!inside) fail(EPERM, "{}: the owner {} {} is outside the process tree", record.where(), words[0], owner.pid);
   return owner;
 }
 
@@ -55,7 +72,7 @@ void capture_owner(const CaptureContext& ctx, const OpenFd& fd, Record& out) {
   if (fcntl(mine.get(), F_GETOWN_EX, &owner) != 0) fail_errno("{}: fd {}: F_GETOWN_EX", ctx.pid, fd.fd);
   if (owner.pid != 0) {
     if (!is_inside(ctx, owner)) {
-      fail(EOPNOTSUPP, "{}: fd {} ({}): a descriptor whose signal owner ({} {}) is outside the process cannot be "
+      fail(EOPNOTSUPP, "{}: fd {} ({}): a descriptor whose signal owner ({} {}) is outside the process tree cannot be "
            "checkpointed", ctx.pid, fd.fd, fd.target, type_name(owner.type), owner.pid);
     }
     out.add("owner", fmt::format("{} {}", type_name(owner.type), owner.pid));

@@ -132,9 +132,9 @@ std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const O
   const UniqueFd mine = ctx.take(fd.fd);
   if (other_end_is_gone(mine.get(), read_end)) return std::nullopt;
   if (fd.target.starts_with('/')) {
-    return fmt::format("a FIFO ({}) whose other end is outside the process cannot be checkpointed", fd.target);
+    return fmt::format("a FIFO ({}) whose other end is outside the process tree cannot be checkpointed", fd.target);
   }
-  return "a pipe whose other end is outside the process cannot be checkpointed";
+  return "a pipe whose other end is outside the process tree cannot be checkpointed";
 }
 
 void capture_pipe_content(const CaptureContext& ctx, int fd, const std::string& object) {

@@ -1,4 +1,4 @@
-// Pipes with both ends inside the process, or whose other end nobody holds any more.
+// Pipes with both ends inside the process tree, or whose other end nobody holds any more.
 //
 //   type pipe
 //   target pipe:[4711]
@@ -18,7 +18,7 @@ namespace ckpt {
 
 const DescriptorKind& pipe_kind();
 
-/// "a pipe whose other end is outside the process cannot be checkpointed", or nothing; for FIFOs too.
+/// "a pipe whose other end is outside the process tree cannot be checkpointed", or nothing; for FIFOs too.
 std::optional<std::string> refuse_outside_end(const CaptureContext& ctx, const OpenFd& fd);
 
 /// Writes capacity and content of the pipe or FIFO behind a descriptor, without consuming anything.

@@ -22,15 +22,30 @@ constexpr std::array kNames = {
     "limits", "maps", "mountinfo", "mounts", "net",      "ns",            "numa_maps", "oom_score", "oom_score_adj",
     "schedstat", "smaps", "smaps_rollup", "stat", "statm", "status",      "task",      "wchan"};
 
-/// The part of "/proc/PID/NAME" after the pid ("" for the directory itself), if it is one of kNames.
-std::optional<std::string> own_name(std::string_view path, pid_t pid) {
-  const std::string dir = fmt::format("/proc/{}", pid);
-  if (!path.starts_with(dir)) return std::nullopt;
-  path.remove_prefix(dir.size());
-  if (!path.empty() && path[0] != '/') return std::nullopt;
-  if (!path.empty()) path.remove_prefix(1);
-  if (std::find(kNames.begin(), kNames.end(), path) == kNames.end()) return std::nullopt;
-  return std::string(path);
+constexpr std::string_view kProc = "/proc/";
+
+/// PID of "/proc/PID" or "/proc/PID/NAME", 0 for another path.
+pid_t pid_in(std::string_view path) {
+  if (!path.starts_with(kProc)) return 0;
+  path.remove_prefix(kProc.size());
+  const auto pid = parse_u64(path.substr(0, path.find('/')));
+  return pid && *pid <= INT32_MAX ? static_cast<pid_t>(*pid) : 0;
+}
+
+/// Whether the part after the pid ("" for the directory itself) is one of kNames.
+bool may_be_opened_again(std::string_view path) {
+  const size_t slash = path.find('/', kProc.size());
+  const std::string_view name = slash == path.npos ? "" : path.substr(slash + 1);
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+/// The path in a record, which must be such a file of a process of the image.
+std::string own_path(const RestoreContext& ctx, const Record& record) {
+  const std::string path = record.get("path");
+  if (!ctx.has_process(pid_in(path)) || !may_be_opened_again(path)) {
+    fail(EINVAL, "{}: '{}' is not a file of the process in /proc", record.where(), escape(path));
+  }
+  return path;
 }
 
 UniqueFd placeholder(const Record& record) {
@@ -52,16 +67,15 @@ class ProcKind : public DescriptorKind {
   const char* name() const override { return "proc"; }
 
   bool matches(const OpenFd& fd) const override {
-    constexpr std::string_view kProc = "/proc/";
     return fd.fs_type == "proc" && fd.target.starts_with(kProc) && fd.target.size() > kProc.size() &&
            std::isdigit(static_cast<unsigned char>(fd.target[kProc.size()])) != 0;
   }
 
   std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
-    const bool own = fd.target == fmt::format("/proc/{}", ctx.pid) ||
-                     fd.target.starts_with(fmt::format("/proc/{}/", ctx.pid));
-    if (!own) return fmt::format("a file of another process ({}) cannot be checkpointed", fd.target);
-    if (own_name(fd.target, ctx.pid) && (fd.flags & O_ACCMODE) == O_RDONLY) return std::nullopt;
+    if (!ctx.has_process(pid_in(fd.target))) {
+      return fmt::format("a file of another process ({}) cannot be checkpointed", fd.target);
+    }
+    if (may_be_opened_again(fd.target) && (fd.flags & O_ACCMODE) == O_RDONLY) return std::nullopt;
     return fmt::format("{}, opened {}, cannot be checkpointed", fd.target,
                        (fd.flags & O_ACCMODE) == O_RDONLY ? "for reading" : "for writing");
   }
@@ -69,10 +83,7 @@ class ProcKind : public DescriptorKind {
   void capture(const CaptureContext&, const OpenFd&, Record&) const override {}
 
   UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
-    const std::string path = record.get("path");
-    if (!own_name(path, ctx.pid)) {
-      fail(EINVAL, "{}: '{}' is not a file of the process in /proc", record.where(), escape(path));
-    }
+    own_path(ctx, record);
     return placeholder(record);
   }
 
@@ -80,11 +91,8 @@ class ProcKind : public DescriptorKind {
   bool may_be_queued() const override { return false; }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
-    const auto name = own_name(record.get("path"), ctx.pid);
-    if (!name) fail(EINVAL, "{}: the path is malformed", record.where());
-    const std::string path = fmt::format("/proc/{}/{}", ctx.pid, *name);
     const int flags = (open_flags(record) & ~O_ACCMODE) | O_RDONLY | O_NONBLOCK;
-    const UniqueFd local = open_at(AT_FDCWD, path, flags & ~O_PATH);
+    const UniqueFd local = open_at(AT_FDCWD, own_path(ctx, record), flags & ~O_PATH);
     set_status_flags(local.get(), record);
     set_position(local.get(), record);
     place(ctx, local.get(), record, fd, leader);
@@ -101,23 +109,36 @@ class PidfdKind : public DescriptorKind {
 
   std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
     const auto pid = parse_i64(fd.info("Pid").value_or(""));
-    if (!pid || *pid != ctx.pid) return "a pidfd of another process cannot be checkpointed";
+    if (!pid || !ctx.has_process(static_cast<pid_t>(*pid))) return "a pidfd of another process cannot be checkpointed";
     if ((fd.flags & O_EXCL) != 0) return "a pidfd of a single thread cannot be checkpointed";
     return std::nullopt;
   }
 
-  void capture(const CaptureContext&, const OpenFd&, Record&) const override {}
+  void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
+    const std::string pid = fd.info("Pid").value_or("");
+    if (pid != std::to_string(ctx.pid)) out.add("pid", pid);
+  }
 
-  UniqueFd restore(const RestoreContext&, const Record& record) const override { return placeholder(record); }
+  UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
+    process_of(ctx, record);
+    return placeholder(record);
+  }
 
   bool made_in_process() const override { return true; }
   bool may_be_queued() const override { return false; }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
-    const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_open, ctx.pid, 0)));
+    const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_open, process_of(ctx, record), 0)));
     if (!local) fail_errno("{}: pidfd_open", record.where());
     set_status_flags(local.get(), record);
     place(ctx, local.get(), record, fd, leader);
+  }
+
+ private:
+  static pid_t process_of(const RestoreContext& ctx, const Record& record) {
+    const auto pid = static_cast<pid_t>(record.get_u64_or("pid", static_cast<uint64_t>(ctx.pid)));
+    if (!ctx.has_process(pid)) fail(EPERM, "{}: process {} is not in the image", record.where(), pid);
+    return pid;
   }
 };
 

@@ -55,10 +55,11 @@ class Search {
   /// "fd-3" where the process has the same file description, else "queued-0".
   std::string word_for(UniqueFd file) {
     OpenFd info = read_own_fd(file.get());
-    const auto [begin, end] = ctx_.fds_by_inode.equal_range({info.st.st_dev, info.st.st_ino});
+    const auto [begin, end] = ctx_.tree->by_inode.equal_range({info.st.st_dev, info.st.st_ino});
     for (auto it = begin; it != end; ++it) {
       const OpenFd& other = *it->second;
-      if (other.shares < 0 && same_description(ctx_.pid, other.fd, ::getpid(), file.get())) {
+      const bool own = other.pid == ctx_.pid && (other.shares < 0 || other.shares_pid != 0);
+      if (own && same_description(ctx_.pid, other.fd, ::getpid(), file.get())) {
         return fmt::format("fd-{}", other.fd);
       }
     }

@@ -94,6 +94,8 @@ class PieceKeeper {
   Outcome scan(Piece& piece) const;
   /// Copies pages [first, last) into side pages and un-protects them, for a thread that wants to write.
   Outcome save(Piece& piece, size_t first, size_t last) const;
+  /// The same for one page of a piece that may not have been scanned yet; not to be repeated where it does not succeed.
+  Outcome save_early(Piece& piece, size_t page) const;
   /// As save(), but while madvise waits for its event to be read: nothing can be un-protected, nor need it be.
   Outcome save_before_removal(Piece& piece, size_t first, size_t last) const;
   /// Hands pages [first, last) to the copier and un-protects them. What was handed over even where the outcome is not

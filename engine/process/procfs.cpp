@@ -114,18 +114,17 @@ std::vector<pid_t> list_tasks(int proc_dir) {
   return tids;
 }
 
-std::vector<pid_t> list_children(int proc_dir) {
-  std::vector<pid_t> children;
+std::vector<ChildOf> list_children(int proc_dir) {
+  std::vector<ChildOf> children;
   for (const pid_t tid : list_tasks(proc_dir)) {
     try {
       for (const auto& word : split_words(read_file(proc_dir, fmt::format("task/{}/children", tid)))) {
-        children.push_back(number<pid_t>(word));
+        if (const auto pid = number<pid_t>(word); pid > 0) children.push_back({tid, pid});
       }
     } catch (const Error& e) {
       if (e.err() != ENOENT && e.err() != ESRCH) throw;  // a thread that has just ended
     }
   }
-  std::sort(children.begin(), children.end());
   return children;
 }
 

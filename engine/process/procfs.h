@@ -54,8 +54,14 @@ uint64_t task_flags(int proc_dir, pid_t tid);
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);
 
-/// Child processes of all threads of the process, ascending, zombies included.
-std::vector<pid_t> list_children(int proc_dir);
+/// A child process and the thread that it is the child of.
+struct ChildOf {
+  pid_t thread = 0;
+  pid_t pid = 0;
+};
+/// Child processes of all threads of the process, zombies included, in the order in which they were made for each thread.
+/// Complete only where nobody is born or dies meanwhile (proc(5), /proc/pid/task/tid/children).
+std::vector<ChildOf> list_children(int proc_dir);
 
 /// One line of /proc/PID/maps, as far as the tracing code needs it (parse_maps in memory/ knows all of it).
 struct Mapping {

@@ -19,14 +19,11 @@
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
+#include "engine/process/bare.h"
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010U
 #endif
-
-// What runs between clone3 and execve shares our memory and the TLS of the calling thread: no libc function that may
-// touch errno, no lock, no allocation, no instrumentation.
-#define CKPT_BARE __attribute__((no_sanitize("address", "undefined", "thread"), no_stack_protector))
 
 extern "C" {
 extern const char ckpt_stub_image[];
@@ -42,37 +39,6 @@ constexpr long kRetryTotalNs = 100'000'000;
 constexpr long kRetryStepNs = 500'000;
 
 enum Command { kWait = 0, kLeave = 1, kReap = 2 };
-
-CKPT_BARE inline long raw_call(long nr, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
-  long result;
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                   : "rcx", "r11", "memory");
-  return result;
-}
-
-// clone3 whose child calls body(arg) on the stack given in `args` and must not return from it.
-CKPT_BARE long clone_and_call(const clone_args& args, void (*body)(void*), void* arg) {
-  long result;
-  register void (*r12)(void*) __asm__("r12") = body;
-  register void* r13 __asm__("r13") = arg;
-  __asm__ volatile(
-      "syscall\n\t"
-      "test %%rax, %%rax\n\t"
-      "jnz 1f\n\t"
-      "xor %%ebp, %%ebp\n\t"
-      "mov %%r13, %%rdi\n\t"
-      "call *%%r12\n\t"
-      "hlt\n"
-      "1:"
-      : "=a"(result)
-      : "a"(SYS_clone3), "D"(&args), "S"(sizeof(args)), "r"(r12), "r"(r13)
-      : "rcx", "r11", "memory");
-  return result;
-}
 
 int make_stub_file() {
   int fd = memfd_create("ckpt-stub", MFD_CLOEXEC | MFD_EXEC);
@@ -110,7 +76,9 @@ std::string who_uses(pid_t pid) {
   }
 }
 
-[[noreturn]] void fail_clone(pid_t pid, int err) {
+}  // namespace
+
+void fail_clone(pid_t pid, int err) {
   switch (err) {
     case EEXIST: fail(EEXIST, "{}: the pid is in use ({})", pid, who_uses(pid));
     case EPERM:
@@ -119,8 +87,6 @@ std::string who_uses(pid_t pid) {
     default: fail(err, "{}: clone3 with a chosen pid: {}", pid, errno_text(err));
   }
 }
-
-}  // namespace
 
 // Memory that we, the keeper and (until it executes the stub) the child have in common.
 struct SpawnedStub::Shared {

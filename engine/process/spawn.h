@@ -14,6 +14,9 @@
 
 namespace ckpt {
 
+/// Throws the Error for a clone3(2) of process `pid` that has failed with `err`.
+[[noreturn]] void fail_clone(pid_t pid, int err);
+
 class SpawnedStub {
  public:
   /// Starts the stub as process `pid`. `as_child`: as a child of this process, without a keeper. Throws Error: EEXIST

@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/process/death_watch.h"
+#include "engine/process/vfork.h"
 
 namespace ckpt {
 namespace {
@@ -135,6 +136,10 @@ bool StoppedProcess::take_born_threads(Clock::time_point deadline) {
 }
 
 void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
+  if (waits_in_vfork(proc_dir_.get(), thread.tid())) {
+    fail(EBUSY, "{}: thread {} does not stop: it waits in vfork(2) for its child to end or to become another program", pid_,
+         thread.tid());
+  }
   const std::string dir = fmt::format("task/{}/", thread.tid());
   const std::string text = read_or_empty(proc_dir_.get(), dir + "status");
   const std::string wchan = read_or_empty(proc_dir_.get(), dir + "wchan");
@@ -145,6 +150,8 @@ void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
 
 void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool>* cancel) {
   constexpr int kLooks = 50;
+  // Its child needs a few milliseconds, or will not be done soon.
+  const Clock::time_point in_vfork = Clock::now() + std::chrono::seconds(1);
   for (const auto& thread : tracees_) {
     int ended = 0;
     while (!thread->wait_stop(std::min(deadline, Clock::now() + std::chrono::milliseconds(20)))) {
@@ -155,7 +162,8 @@ void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool
         const std::string status = read_or_empty(proc_dir_.get(), "status");
         if (!status.empty() && parse_status(status, pid_).state == 'Z' && ++ended == kLooks) fail_main_thread_ended();
       }
-      if (Clock::now() >= deadline) fail_unstoppable(*thread);
+      const bool late = Clock::now() >= in_vfork && waits_in_vfork(proc_dir_.get(), thread->tid());
+      if (late || Clock::now() >= deadline) fail_unstoppable(*thread);
     }
   }
 }
@@ -181,9 +189,14 @@ void StoppedProcess::stop_outside_vdso(const std::atomic<bool>* cancel) {
   stop(cancel);
 }
 
-void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
+void StoppedProcess::interrupt() {
   stopped_at_ = Clock::now();
   resumed_at_ = {};
+  for (const auto& thread : tracees_) thread->interrupt();
+}
+
+void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
+  if (stopped_at_ == Clock::time_point{} || resumed_at_ != Clock::time_point{}) interrupt();
   try {
     // A running thread may make another one until it stops itself.
     const auto deadline = stopped_at_ + limit;
@@ -209,6 +222,10 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     if (holds_code(pid_, site_)) {
       site_.mappings = std::move(mappings);
     } else {
+      const auto has_code = [](const Mapping& m) { return m.executable && m.path.starts_with('/'); };
+      if (std::none_of(mappings.begin(), mappings.end(), has_code)) {
+        fail(EBUSY, "{}: it is just executing another program", pid_);
+      }
       site_ = find_injection_site(pid_, std::move(mappings));
     }
   } catch (...) {

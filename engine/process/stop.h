@@ -32,6 +32,9 @@ class StoppedProcess {
 
   pid_t pid() const { return pid_; }
 
+  /// Asks every thread that is known to stop, and does not wait: so that several processes stop at the same time, each of
+  /// which is then waited for by stop().
+  void interrupt();
   /// Stops every thread, those born meanwhile too. Throws Error: EBUSY naming a thread that does not stop
   /// within `limit`, EINTR when `cancel` is set, ESRCH; the process goes on then.
   void stop(const std::atomic<bool>* cancel = nullptr,

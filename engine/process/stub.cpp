@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -77,11 +78,11 @@ void StubThread::write(RemotePtr to, std::span<const std::byte> from) {
 
 // ---- making it ----------------------------------------------------------------------------------------------------
 
-Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(pid, as_child) {
+Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(std::make_unique<SpawnedStub>(pid, as_child)) {
   try {
     pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
-    constexpr long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+    constexpr long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
     if (ptrace(PTRACE_SEIZE, pid, 0, options) != 0) fail_errno("{}: tracing the new process", pid);
     threads_.push_back(std::make_unique<StubThread>(*this, pid));
     if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) != 0) fail_errno("{}: stopping the new process", pid);
@@ -92,6 +93,32 @@ Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(pid, as_child) {
     find_gadget();
     // The kernel's kill-on-exit of the tracer takes over from the parent-death signal.
     leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, 0);
+  } catch (...) {
+    kill();
+    throw;
+  }
+}
+
+Stub::Stub(StubThread& maker, pid_t pid, uint64_t flags, int exit_signal) : pid_(pid) {
+  const Stub& like = maker.stub_;
+  base_ = like.base_;
+  gadget_ = like.gadget_;
+  helper_ = like.helper_;
+  scratch_ = like.scratch_;
+  scratch_size_ = like.scratch_size_;
+  clone_args args = {};
+  args.flags = flags;
+  args.exit_signal = static_cast<uint64_t>(exit_signal);
+  alive_ = false;
+  const long r = maker.stub_.clone(maker, args, pid);
+  if (r < 0) fail_clone(pid, static_cast<int>(-r));
+  alive_ = true;
+  try {
+    threads_.push_back(std::make_unique<StubThread>(*this, pid));
+    wait_stop(pid);            // born traced, with the options of its maker
+    pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
+    mem_ = open_at(AT_FDCWD, fmt::format("/proc/{}/mem", pid), O_RDWR);
   } catch (...) {
     kill();
     throw;
@@ -133,20 +160,26 @@ void Stub::use_helper(RemotePtr at) {
   base_.rsp = (scratch_ + scratch_size_).addr;
 }
 
+// clone3 with a chosen id, repeated while an old process's or thread's last reference may be going away just now.
+long Stub::clone(StubThread& by, const clone_args& args, pid_t tid) {
+  clone_args full = args;
+  // set_tid stands behind the structure itself.
+  full.set_tid = by.put(tid, sizeof(full)).addr;
+  full.set_tid_size = 1;
+  const RemotePtr at = by.put(full);
+  long r = 0;
+  for (int tries = 0; tries < 200; ++tries) {
+    r = by.syscall(SYS_clone3, at.addr, sizeof(full));
+    if (r != -EEXIST) break;
+    usleep(500);
+  }
+  return r;
+}
+
 StubThread& Stub::add_thread(pid_t tid) {
   clone_args args = {};
   args.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-  // set_tid stands behind the structure itself.
-  const RemotePtr set_tid = leader().put(tid, sizeof(args));
-  args.set_tid = set_tid.addr;
-  args.set_tid_size = 1;
-  const RemotePtr at = leader().put(args);
-  long r = 0;
-  for (int tries = 0; tries < 200; ++tries) {
-    r = leader().syscall(SYS_clone3, at.addr, sizeof(args));
-    if (r != -EEXIST) break;
-    usleep(500);               // the old thread's last reference may be going away just now
-  }
+  const long r = clone(leader(), args, tid);
   if (r == -EEXIST) fail(EEXIST, "{}: the thread id {} is in use", pid_, tid);
   if (r < 0) fail(static_cast<int>(-r), "{}: clone3 for thread {}: {}", pid_, tid, errno_text(static_cast<int>(-r)));
   threads_.push_back(std::make_unique<StubThread>(*this, tid));
@@ -180,7 +213,8 @@ void Stub::wait_syscall_stop(pid_t tid, int op) {
     }
     const int status = wait_stop(tid);
     if (WSTOPSIG(status) == kSyscallStop) return;
-    if (!is_event(status, PTRACE_EVENT_CLONE) && !is_event(status, PTRACE_EVENT_STOP) &&
+    if (!is_event(status, PTRACE_EVENT_CLONE) && !is_event(status, PTRACE_EVENT_FORK) &&
+        !is_event(status, PTRACE_EVENT_STOP) &&
         WSTOPSIG(status) != SIGSTOP) {
       fail(EIO, "{}: thread {} stopped unexpectedly (signal {})", pid_, tid, WSTOPSIG(status));
     }
@@ -213,7 +247,7 @@ void Stub::hand_over() {
   leader().call("prctl", SYS_prctl, PR_GET_PDEATHSIG, at.addr);
   const int signal = leader().get<int>(at);
   if (signal != 0) leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, 0);
-  spawned_.hand_over();
+  spawned_->hand_over();
   // The parent that it would tell of is a new one; the old one's death has happened unseen.
   if (signal != 0) leader().call("prctl", SYS_prctl, PR_SET_PDEATHSIG, static_cast<uint64_t>(signal));
 }
@@ -222,13 +256,40 @@ void Stub::drop_helper() {
   if (helper_.addr != 0) leader().call("munmap", SYS_munmap, helper_.addr, kHelperSize);
 }
 
-void Stub::detach(bool stopped) {
-  if (stopped) ::kill(pid_, SIGSTOP);
-  // With the first detach the process is on its own; the leader goes last, so that a program never runs without it.
-  for (size_t i = threads_.size(); i-- > 0;) {
-    if (ptrace(PTRACE_DETACH, threads_[i]->tid(), 0, 0) != 0 && errno != ESRCH) {
-      fail_errno("{}: letting go of thread {}", pid_, threads_[i]->tid());
+void Stub::let_go(bool stopped) noexcept {
+  if (stopped) ::syscall(SYS_pidfd_send_signal, pid_fd_.get(), SIGSTOP, nullptr, 0);
+  // With the first detach the process is on its own; the leader goes last, so that a program never runs without it. A
+  // thread that somebody has killed needs no letting go.
+  for (size_t i = threads_.size(); i-- > 0;) ptrace(PTRACE_DETACH, threads_[i]->tid(), 0, 0);
+  alive_ = false;
+}
+
+void Stub::end(int wait_status) {
+  const int signo = WTERMSIG(wait_status);
+  user_regs_struct regs = base_;
+  regs.rip = gadget_.addr;
+  regs.rax = SYS_exit_group;
+  regs.rdi = static_cast<uint64_t>(WEXITSTATUS(wait_status));
+  if (signo != 0) {
+    // By the default action of the signal, in the pause() that follows; a core it must not write.
+    regs.rax = SYS_pause;
+    const rlimit none = {};
+    prlimit(pid_, RLIMIT_CORE, &none, nullptr);
+    const uint64_t open_mask = 0;
+    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), pid_, sizeof(open_mask), &open_mask) != 0) {
+      fail_errno("{}: signal mask", pid_);
     }
+  }
+  if (ptrace(PTRACE_SETREGS, pid_, 0, &regs) != 0) fail_errno("{}: registers", pid_);
+  if (signo != 0) ::syscall(SYS_pidfd_send_signal, pid_fd_.get(), signo, nullptr, 0);
+  for (int deliver = 0;;) {
+    if (ptrace(PTRACE_CONT, pid_, 0, deliver) != 0 && errno != ESRCH) fail_errno("{}: PTRACE_CONT", pid_);
+    int status = 0;
+    while (waitpid(pid_, &status, __WALL) < 0) {
+      if (errno != EINTR) fail_errno("{}: waiting for its end", pid_);
+    }
+    if (!WIFSTOPPED(status)) break;
+    deliver = status >> 16 == 0 && WSTOPSIG(status) == signo ? signo : 0;
   }
   alive_ = false;
 }
@@ -258,7 +319,7 @@ void Stub::kill() noexcept {
 
 // ---- one CPU ------------------------------------------------------------------------------------------------------
 
-CpuPin::CpuPin(const Stub& stub) : stub_(stub), saved_(128) {   // 8192 CPUs
+CpuPin::CpuPin(std::vector<const Stub*> stubs) : stubs_(std::move(stubs)), saved_(128) {   // 8192 CPUs
   const long n = ::syscall(SYS_sched_getaffinity, 0, saved_.size() * sizeof(saved_[0]), saved_.data());
   if (n <= 0) {
     saved_.clear();
@@ -274,8 +335,10 @@ CpuPin::CpuPin(const Stub& stub) : stub_(stub), saved_(128) {   // 8192 CPUs
 void CpuPin::set(const std::vector<unsigned long>& mask) const {
   const size_t size = mask.size() * sizeof(mask[0]);
   ::syscall(SYS_sched_setaffinity, 0, size, mask.data());
-  if (stub_stays_) return;
-  for (const auto& thread : stub_.threads()) ::syscall(SYS_sched_setaffinity, thread->tid(), size, mask.data());
+  if (stubs_stay_) return;
+  for (const Stub* stub : stubs_) {
+    for (const auto& thread : stub->threads()) ::syscall(SYS_sched_setaffinity, thread->tid(), size, mask.data());
+  }
 }
 
 CpuPin::~CpuPin() {

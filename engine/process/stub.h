@@ -8,10 +8,13 @@
 //   ...                                              // anything thrown from here to release(): killed and reaped
 //   stub.release(false);
 //
+// A family of them (process/stub_tree.h) is made by the first, each by its parent.
+//
 // Everything must be called by the thread that made the Stub (ptrace(2) knows tracers by thread). When that thread
 // or the whole daemon dies before release(), the kernel kills the process (PTRACE_O_EXITKILL).
 #pragma once
 
+#include <linux/sched.h>
 #include <sys/user.h>
 
 #include <memory>
@@ -46,26 +49,28 @@ class StubThread : public Remote {
   void use_tiles();
 
  private:
+  friend class Stub;
   Stub& stub_;
   pid_t tid_;
 };
 
-/// Two or more CPUs make a remote call five times slower than one: while this lives, the calling thread and the stub's
+/// Two or more CPUs make a remote call five times slower than one: while this lives, the calling thread and the stubs'
 /// threads share one CPU. Threads started meanwhile, here or there, inherit it: keep it away from thread pools.
 class CpuPin {
  public:
-  explicit CpuPin(const Stub& stub);
+  explicit CpuPin(std::vector<const Stub*> stubs);
+  explicit CpuPin(const Stub& stub) : CpuPin(std::vector<const Stub*>{&stub}) {}
   CpuPin(const CpuPin&) = delete;
   CpuPin& operator=(const CpuPin&) = delete;
   ~CpuPin();
-  /// The end of this object leaves the stub's threads where they are: something else gives them their CPUs.
-  void leave_stub() { stub_stays_ = true; }
+  /// The end of this object leaves the stubs' threads where they are: something else gives them their CPUs.
+  void leave_stubs() { stubs_stay_ = true; }
 
  private:
   void set(const std::vector<unsigned long>& mask) const;
-  const Stub& stub_;
+  const std::vector<const Stub*> stubs_;
   std::vector<unsigned long> saved_;
-  bool stub_stays_ = false;
+  bool stubs_stay_ = false;
 };
 
 /// A descriptor here and the number it gets there.
@@ -81,6 +86,9 @@ class Stub {
 
   /// Makes the process and stops it. Errors: those of SpawnedStub; EPERM where it cannot be traced.
   Stub(pid_t pid, bool as_child);
+  /// The same by clone3(2) of a thread of another stub, whose memory is copied: as its child, or with CLONE_PARENT in
+  /// `flags` as its sibling. Errors: EEXIST, EPERM, EINVAL as above.
+  Stub(StubThread& maker, pid_t pid, uint64_t flags, int exit_signal);
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;
   /// Unless released: kills the process and leaves nothing of it.
@@ -90,6 +98,7 @@ class Stub {
   int pid_fd() const { return pid_fd_.get(); }
   int mem_fd() const { return mem_.get(); }          ///< /proc/PID/mem, read and write
   StubThread& leader() { return *threads_.front(); }
+  bool alive() const { return alive_; }
   const std::vector<std::unique_ptr<StubThread>>& threads() const { return threads_; }
 
   /// Maps the helper pages (code and scratch) at `at`; everything else may be unmapped afterwards.
@@ -116,25 +125,34 @@ class Stub {
   /// call, and lets go. `stopped`: with SIGSTOP pending, so that no instruction runs.
   template <typename Apply>
   void release(bool stopped, Apply&& apply) {
+    make_ready(apply);
+    let_go(stopped);
+  }
+  /// The two halves of release(): nothing runs before the second, which does not fail any more.
+  template <typename Apply>
+  void make_ready(Apply&& apply) {
     for (size_t i = 1; i < threads_.size(); ++i) apply(*threads_[i]);
     drop_helper();
     apply(leader());
-    detach(stopped);
   }
+  void let_go(bool stopped) noexcept;
+  /// Makes the process end, with a status as wait(2) tells it (but without a core), and takes note as its tracer: it is
+  /// then a zombie that its parent has been told of. Throws Error.
+  void end(int wait_status);
 
  private:
   friend class StubThread;
+  long clone(StubThread& by, const clone_args& args, pid_t tid);
   long run(pid_t tid, RemotePtr code, long nr, const uint64_t (&args)[6]);
   void wait_syscall_stop(pid_t tid, int op);
   int wait_stop(pid_t tid);
   void find_gadget();
   void drop_helper();
-  void detach(bool stopped);
   void kill() noexcept;
   std::vector<int> receive(std::span<const int> local);
 
   pid_t pid_;
-  SpawnedStub spawned_;
+  std::unique_ptr<SpawnedStub> spawned_;   // none where another stub has made it
   UniqueFd pid_fd_;
   UniqueFd mem_;
   std::vector<std::unique_ptr<StubThread>> threads_;
@@ -145,7 +163,7 @@ class Stub {
   size_t scratch_size_ = 0;
   UniqueFd channel_;                // our end
   int remote_channel_ = -1;         // the stub's
-  bool alive_ = true;
+  bool alive_ = true;               // there is something to be killed
 };
 
 }  // namespace ckpt

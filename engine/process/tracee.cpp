@@ -65,7 +65,8 @@ long Tracee::request(int what, void* addr, void* data, const char* name) const {
 }
 
 void Tracee::interrupt() {
-  if (state_ != State::running) return;
+  if (state_ != State::running || asked_) return;
+  asked_ = true;
   // ESRCH: it is ending; the wait will tell.
   if (ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) < 0 && errno != ESRCH) {
     fail_errno("{}: thread {}: PTRACE_INTERRUPT", pid_, tid_);
@@ -78,6 +79,7 @@ void Tracee::note_stop(int status) {
     return;
   }
   state_ = State::stopped;
+  if (status >> 16 == PTRACE_EVENT_STOP) asked_ = false;
   if (status >> 16 == PTRACE_EVENT_STOP) group_stopped_ = WSTOPSIG(status) != SIGTRAP;
 }
 
@@ -116,7 +118,10 @@ bool Tracee::wait_stop(Deadline deadline) {
       fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
     }
     // But the event has swallowed it where it came from inside of clone(2) (ptrace_stop() in kernel/signal.c).
-    if (cloned) interrupt();
+    if (cloned) {
+      asked_ = false;
+      interrupt();
+    }
   }
   return true;
 }
@@ -202,6 +207,12 @@ uint64_t Tracee::rax() const {
   const long value = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr);
   if (value == -1 && errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
   return static_cast<uint64_t>(value);
+}
+
+bool Tracee::enters_call() const {
+  __ptrace_syscall_info info{};
+  request(PTRACE_GET_SYSCALL_INFO, as_data(sizeof info), &info, "PTRACE_GET_SYSCALL_INFO");
+  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
 }
 
 std::vector<std::byte> Tracee::xsave() const {

@@ -60,7 +60,7 @@ class Tracee {
   /// It is in a job-control stop as well, and will be after detach().
   bool group_stopped() const { return group_stopped_; }
 
-  /// Asks for a stop; does not wait. No effect on a thread that has gone.
+  /// Asks for a stop; does not wait. No effect on a thread that has gone, or was asked already.
   void interrupt();
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
@@ -81,6 +81,8 @@ class Tracee {
   // The thread must be stopped. These throw Error(ESRCH) if it has been killed meanwhile.
   user_regs_struct registers() const;
   void set_registers(const user_regs_struct& regs);
+  /// In a system-call stop: whether it is that of the entry (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
+  bool enters_call() const;
   /// rax alone: one word instead of the whole set.
   uint64_t rax() const;
   /// The whole XSAVE area in the standard format (NT_X86_XSTATE).
@@ -108,6 +110,7 @@ class Tracee {
   pid_t pid_;
   pid_t tid_;
   State state_ = State::running;
+  bool asked_ = false;           // to stop
   bool group_stopped_ = false;
   std::vector<pid_t> born_;
 };

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <sstream>
 
 namespace ckpt_test {
 
@@ -57,10 +58,44 @@ Program::~Program() {
   if (!ended_) kill_and_reap();
 }
 
+namespace {
+
+std::vector<pid_t> children_of(pid_t pid) {
+  std::vector<pid_t> children;
+  std::error_code gone;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", gone)) {
+    std::istringstream list(read_file(task.path() / "children"));
+    for (pid_t child; list >> child;) children.push_back(child);
+  }
+  return children;
+}
+
+/// Every descendant, each stopped before its children are looked at, so that none is born unseen.
+void stop_tree(pid_t pid, std::vector<pid_t>& all) {
+  kill(pid, SIGSTOP);
+  wait_until([pid] {
+    const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
+    return status.empty() || status.find("State:\tT") != std::string::npos || status.find("State:\tZ") != std::string::npos;
+  });
+  for (const pid_t child : children_of(pid)) {
+    all.push_back(child);
+    stop_tree(child, all);
+  }
+}
+
+}  // namespace
+
 void Program::kill_and_reap() {
+  std::vector<pid_t> descendants;
+  stop_tree(pid_, descendants);
   kill(-pid_, SIGKILL);
   kill(pid_, SIGKILL);
+  for (const pid_t pid : descendants) kill(pid, SIGKILL);
   if (!wait_end()) ADD_FAILURE() << pid_ << ": does not go away after SIGKILL, state " << state();
+  // They are ours now, or have gone with a parent who was somebody else's.
+  for (const pid_t pid : descendants) {
+    EXPECT_TRUE(wait_until([pid] { return waitpid(pid, nullptr, WNOHANG | __WALL) == pid || kill(pid, 0) != 0; })) << pid;
+  }
 }
 
 bool Program::wait_end(std::chrono::milliseconds limit) {

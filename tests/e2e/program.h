@@ -16,7 +16,7 @@ class Program {
   /// stderr where `streams` is true, in the root directory (or in `directory` with `streams`), in a session of its
   /// own. The test process becomes a subreaper, so that it can reap it under whatever parent it had.
   Program(const std::vector<std::string>& arguments, const std::string& directory, bool streams = false);
-  /// Kills it, with its whole process group.
+  /// Kills it, with its process group and its descendants.
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
@@ -24,7 +24,7 @@ class Program {
   pid_t pid() const { return pid_; }
   std::string path(const std::string& name) const { return directory_ + "/" + name; }
 
-  /// SIGKILL, and waits until the pid is free again.
+  /// SIGKILL to it and its descendants, and waits until their pids are free again.
   void kill_and_reap();
   /// Until the pid is free; false after `limit`.
   bool wait_end(std::chrono::milliseconds limit = std::chrono::seconds(30));

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <grp.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -211,20 +212,51 @@ TEST_F(CheckpointTest, RefusesWhatIsTracedAndNamesTheTracer) {
   EXPECT_NE(sentence.find(fmt::format("process {}", tracer.pid())), std::string::npos) << sentence;
 }
 
-TEST_F(CheckpointTest, RefusesParents) {
+/// A child by clone(2), which pauses for ever, and dies with its parent.
+void pause_in_child(int flags) {
+  alignas(16) static char stack[65536];
+  const auto pause_for_ever = [](void*) -> int {
+    ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) ::syscall(SYS_pause);
+  };
+  ::clone(pause_for_ever, stack + sizeof stack, flags | SIGCHLD, nullptr);
+}
+
+TEST_F(CheckpointTest, RefusesProcessesThatHaveMoreInCommonThanFiles) {
+  const std::pair<int, const char*> kinds[] = {
+      {CLONE_FILES, "descriptor table"}, {CLONE_FS, "working directory"}, {CLONE_VM, "memory"}};
+  for (const auto& [flags, what] : kinds) {
+    Shared<Beat> beat;
+    Child child([&, flag = flags] {
+      close_all();
+      pause_in_child(flag);
+      return beat_for_ever(&*beat);
+    });
+    ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+    std::string sentence;
+    EXPECT_EQ(refused(child.pid(), &sentence), EOPNOTSUPP);
+    EXPECT_NE(sentence.find(what), std::string::npos) << sentence;
+    EXPECT_TRUE(goes_on(*beat));
+    EXPECT_TRUE(store_.stored.empty());
+  }
+}
+
+TEST_F(CheckpointTest, RefusesAParentInVforkByName) {
   Shared<Beat> beat;
   Child child([&] {
     close_all();
-    if (::fork() == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      for (;;) ::pause();
+    if (::vfork() == 0) {
+      beat->ready = 1;
+      while (beat->count == 0) ::usleep(200);
+      ::_exit(0);
     }
     return beat_for_ever(&*beat);
   });
-  ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1 && read_status(child.pid()).state == 'D'; }));
   std::string sentence;
-  EXPECT_EQ(refused(child.pid(), &sentence), EOPNOTSUPP);
-  EXPECT_NE(sentence.find("child process"), std::string::npos) << sentence;
+  EXPECT_EQ(refused(child.pid(), &sentence), EBUSY);
+  EXPECT_NE(sentence.find("vfork"), std::string::npos) << sentence;
+  beat->count = 1;
   EXPECT_TRUE(goes_on(*beat));
 }
 

@@ -166,7 +166,7 @@ TEST_F(DescriptorTest, BrokenPipesStayBroken) {
 TEST_F(DescriptorTest, APipeToTheOutsideIsRefused) {
   int p[2];
   ASSERT_EQ(pipe(p), 0);
-  EXPECT_EQ(refusal({p[1]}), fmt::format("{}: fd {}: a pipe whose other end is outside the process cannot be "
+  EXPECT_EQ(refusal({p[1]}), fmt::format("{}: fd {}: a pipe whose other end is outside the process tree cannot be "
                                          "checkpointed", getpid(), p[1]));
   EXPECT_NE(refusal({p[0]}), "");
   EXPECT_EQ(refusal({p[0], p[1]}), "");

@@ -6,6 +6,9 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <map>
+#include <set>
+
 #include "engine/base/error.h"
 #include "engine/base/record.h"
 #include "engine/engine.h"
@@ -22,31 +25,42 @@ Record descriptor(const ImageSource& image, const std::string& path) {
   return Record::parse(image.read(path, 1 << 20), image.describe() + ": " + path);
 }
 
-/// True for a pipe of which the image holds the other end too.
-bool leads_inside(const ImageSource& image, const Record& pipe) {
-  const auto mode = [](const Record& r) { return r.get_u64_or("flags", 0) & O_ACCMODE; };
-  for (const ImageEntry& entry : image.below("fds")) {
-    const Record other = descriptor(image, entry.path);
-    if (other.find("object") == pipe.find("object") && mode(other) != mode(pipe)) return true;
+/// Names of the pipes of which the image, with all its processes, holds one end only.
+std::set<std::string> pipes_that_lead_outside(const ImageSource& image) {
+  std::map<std::string, std::set<uint64_t>> modes;
+  for (const ImageEntry& entry : image.entries()) {
+    const std::string_view path = entry.path;
+    const size_t name = path.rfind('/');
+    if (name == path.npos || !path.substr(0, name + 1).ends_with("fds/")) continue;
+    const Record record = descriptor(image, entry.path);
+    if (record.find("type") != "pipe") continue;
+    const uint64_t mode = record.get_u64_or("flags", 0) & O_ACCMODE;
+    if (const auto object = record.find("object")) modes[*object].insert(mode);
   }
-  return false;
+  std::set<std::string> lead_outside;
+  for (const auto& [object, ends] : modes) {
+    if (ends.size() == 1 && !ends.contains(O_RDWR)) lead_outside.insert(object);
+  }
+  return lead_outside;
 }
 
 /// True for a descriptor that led to somebody else, who is not in the image: a terminal, or a pipe whose
 /// other end has gone. Files stay what they were.
-bool led_outside(const ImageSource& image, int fd) {
+bool led_outside(const ImageSource& image, int fd, const std::set<std::string>& pipes) {
   const std::string path = "fds/" + std::to_string(fd);
   if (!image.has(path)) return false;
   Record record = descriptor(image, path);
   if (const auto shared = record.find("shares")) record = descriptor(image, "fds/" + *shared);
   const auto type = record.find("type");
-  return (type == "tty" && !record.has("object") && !record.has("hung_up")) || (type == "pipe" && !leads_inside(image, record));
+  if (type == "tty") return !record.has("object") && !record.has("hung_up");
+  return type == "pipe" && pipes.contains(record.find("object").value_or(""));
 }
 
 std::vector<std::pair<int, int>> inherited(const ImageSource& image) {
   std::vector<std::pair<int, int>> pairs;
+  const std::set<std::string> pipes = pipes_that_lead_outside(image);
   for (int fd = 0; fd <= 2; ++fd) {
-    if (led_outside(image, fd) && ::fcntl(fd, F_GETFD) >= 0) pairs.emplace_back(fd, fd);
+    if (led_outside(image, fd, pipes) && ::fcntl(fd, F_GETFD) >= 0) pairs.emplace_back(fd, fd);
   }
   return pairs;
 }

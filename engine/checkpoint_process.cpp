@@ -1,0 +1,214 @@
+#include "engine/checkpoint_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <tuple>
+
+#include "engine/answer.h"
+#include "engine/base/error.h"
+#include "engine/checkpoint_checks.h"
+#include "engine/kinds/process_room.h"
+#include "engine/kinds/registers.h"
+#include "engine/memory/capture_memory.h"
+#include "engine/memory/layout.h"
+
+namespace ckpt {
+namespace {
+
+// Our own tracing is not part of the image.
+std::string untraced_status(std::string text, char state, bool group_stopped) {
+  const auto replace = [&text](std::string_view name, std::string_view value) {
+    const size_t at = text.find(name);
+    if (at == std::string::npos) return;
+    const size_t begin = at + name.size();
+    text.replace(begin, text.find('\n', begin) - begin, value);
+  };
+  replace("\nState:", group_stopped ? "\tT (stopped)" : state == 'R' ? "\tR (running)" : "\tS (sleeping)");
+  replace("\nTracerPid:", "\t0");
+  return text;
+}
+
+}  // namespace
+
+void SharedCapture::check_cancel() const {
+  if (options.cancel != nullptr && options.cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", root);
+}
+
+ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
+    : shared_(shared),
+      pid_(pid),
+      prefix_(pid == shared.root ? "" : fmt::format("children/{}/", pid)),
+      proc_dir_(open_proc(pid)),
+      memory_(pid, proc_dir_.get()) {
+  pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
+  status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
+}
+
+ProcessCapture::~ProcessCapture() {
+  if (snapshot_) release_snapshot();
+}
+
+bool ProcessCapture::ended() const {
+  pollfd fd = {pid_fd_.get(), POLLIN, 0};
+  return ::poll(&fd, 1, 0) > 0;
+}
+
+bool ProcessCapture::ends() const {
+  try {
+    if (ended()) return true;
+    if (parse_status(read_file(proc_dir_.get(), "status"), pid_).has_mm) return false;
+  } catch (const Error&) {
+    // Nobody is there to tell.
+  }
+  pollfd fd = {pid_fd_.get(), POLLIN, 0};
+  return ::poll(&fd, 1, 1000) > 0;
+}
+
+void ProcessCapture::look() {
+  // Again, for the process that pid_fd_ holds: the pid may have become another's while we waited for our turn.
+  check_may_checkpoint(shared_.caller, pid_);
+  if (ended()) fail(ESRCH, "{}: the process has ended", pid_);
+  status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
+  refuse_process(pid_, proc_dir_.get(), status_);
+  if (!process_) refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel);
+  memory_.read();
+  refuse_mappings(pid_, memory_.vmas());
+  read_files();
+  looked_at_ = true;
+}
+
+void ProcessCapture::read_files() { files_ = read_fd_table(pid_, proc_dir_.get()); }
+
+void ProcessCapture::refuse_files() const {
+  refuse_descriptors(pid_, files_, &shared_.descriptors, shared_.options.no_sockets);
+}
+
+void ProcessCapture::prepare_snapshot(std::string_view without) {
+  SnapshotTarget target;
+  target.pid = pid_;
+  target.stays_stopped = shared_.options.after != AfterCapture::go_on;
+  target.without = without;
+  snapshot_ = choose_snapshot(target, memory_.vmas());
+  if (!snapshot_->wants_prepare_stop()) return;
+  {
+    StoppedProcess process(pid_);
+    process.stop(shared_.options.cancel);
+    snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
+  }
+  shared_.check_cancel();
+  snapshot_->arm(memory_.vmas());
+}
+
+void ProcessCapture::seize() {
+  if (!process_) process_ = std::make_unique<StoppedProcess>(pid_);
+}
+
+void ProcessCapture::interrupt() { process_->interrupt(); }
+
+void ProcessCapture::wait_stop() { process_->stop_outside_vdso(shared_.options.cancel); }
+
+void ProcessCapture::capture_proc_files() {
+  ImageSink& image = *shared_.image;
+  for (const char* name : {"cmdline", "environ", "auxv", "limits"}) {
+    image.put(prefix_ + name, read_file(proc_dir_.get(), name));
+  }
+  for (const char* name : {"exe", "cwd", "root"}) image.put_link(prefix_ + name, read_link(proc_dir_.get(), name));
+  std::string status = read_file(proc_dir_.get(), "status");
+  note_owner(parse_status(status, pid_));
+  image.put(prefix_ + "status", untraced_status(std::move(status), status_.state, process_->group_stopped()));
+}
+
+// Asked in the stop: before and after it the process may be another program with other rights. The image of a set-uid
+// program, of one that has made itself unreadable (the files of such a process in /proc are root's too,
+// task_dump_owner() in fs/proc/base.c), or of one with capabilities is root's: its user could not trace it.
+void ProcessCapture::note_owner(const ProcStatus& status) {
+  const auto rights = [](const ProcStatus& s) { return std::tie(s.uid, s.gid, s.cap_permitted); };
+  if (rights(status) != rights(status_)) check_may_checkpoint(shared_.caller, pid_);
+  struct stat st {};
+  const bool readable = ::fstatat(proc_dir_.get(), "maps", &st, 0) == 0 && st.st_uid == status.uid[1];
+  const bool plain = status.uid[0] == status.uid[1] && status.uid[0] == status.uid[2] &&
+                     status.gid[0] == status.gid[1] && status.gid[0] == status.gid[2] && status.cap_permitted == 0;
+  owner_uid_ = readable && plain ? status.uid[0] : 0;
+  owner_gid_ = readable && plain ? status.gid[0] : 0;
+}
+
+void ProcessCapture::capture(const Relations& relations) {
+  ImageSink& image = *shared_.image;
+  // First what any call of ours could change.
+  for (const auto& thread : process_->threads()) capture_registers(image, prefix_, *thread);
+  memory_.fix(process_->maps());
+  refuse_mappings(pid_, memory_.vmas());
+  capture_proc_files();
+  capture_family(image, prefix_, relations);
+  const bool asked = pid_ == shared_.root && shared_.options.answer_at != 0;
+  if (asked) capture_answer(image, prefix_, shared_.options.answer_at);
+
+  CaptureContext ctx;
+  ctx.pid = pid_;
+  ctx.proc_dir = proc_dir_.get();
+  ctx.pid_fd = pid_fd_.get();
+  ctx.prefix = prefix_;
+  ctx.root = read_link(proc_dir_.get(), "root");
+  ctx.image = &image;
+  ctx.leader = &process_->leader();
+  ctx.objects = &shared_.objects;
+  ctx.later = &shared_.later;
+  ctx.later_bytes = &shared_.later_bytes;
+  ctx.tree = &shared_.descriptors;
+  ctx.no_sockets = shared_.options.no_sockets;
+  exit_words_.clear();
+  ctx.exit_words = &exit_words_;
+  refuse_files();  // it may have opened something since
+  capture_descriptors(ctx, files_);
+  capture_rooms(ctx, process_->remotes());
+  capture_shared_mappings(ctx, memory_.vmas());
+  capture_mm(ctx, memory_.vmas());
+  shared_.check_cancel();
+  // The borrowed bytes of stacks go back before the instant is fixed.
+  process_->finish_calls();
+}
+
+void ProcessCapture::fix_snapshot() {
+  snapshot_->spare(exit_words_);
+  snapshot_->fix(memory_.vmas(), process_->leader());
+  process_->finish_calls();
+}
+
+void ProcessCapture::read_pages() {
+  try {
+    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel);
+  } catch (const Error& error) {
+    if (error.err() == EINTR) shared_.check_cancel();  // says of which process
+    throw;
+  }
+}
+
+void ProcessCapture::resume() { process_.reset(); }
+
+void ProcessCapture::capture_memory_map() {
+  if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);
+  refuse_mappings(pid_, memory_.vmas());
+  shared_.image->put(prefix_ + "maps", memory_.maps());
+  shared_.image->put(prefix_ + "smaps", memory_.smaps());
+}
+
+void ProcessCapture::release_snapshot() noexcept {
+  if (process_ || !snapshot_->wants_release_stop()) {
+    snapshot_->release(process_ && !process_->threads().empty() ? &process_->leader() : nullptr);
+    return;
+  }
+  try {
+    StoppedProcess process(pid_);
+    process.stop();
+    snapshot_->release(&process.leader());
+  } catch (const Error&) {
+    // It has ended, or cannot be stopped now: what is left goes with our descriptors.
+    snapshot_->release(nullptr);
+  }
+}
+
+}  // namespace ckpt

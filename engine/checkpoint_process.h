@@ -1,0 +1,113 @@
+// The capture of one process of a checkpoint: everything about it that has nothing to do with the others.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/kinds/family.h"
+#include "engine/kinds/kind.h"
+#include "engine/memory/snapshot.h"
+#include "engine/memory_table.h"
+#include "engine/process/procfs.h"
+#include "engine/process/stop.h"
+
+namespace ckpt {
+
+/// What the processes of one checkpoint have in common. Outlives them.
+struct SharedCapture {
+  const Caller& caller;
+  const CheckpointOptions& options;
+  pid_t root = 0;
+  std::unique_ptr<ImageBuilder> image;
+  std::map<std::string, std::string> objects;      ///< see CaptureContext
+  std::vector<std::function<void()>> later;
+  uint64_t later_bytes = 0;
+  TreeDescriptors descriptors;
+
+  /// Throws Error(EINTR).
+  void check_cancel() const;
+};
+
+/// The steps in their order, all in one thread, which traces. Each throws Error; the destructor leaves the process as it
+/// was.
+class ProcessCapture {
+ public:
+  /// Throws Error(ESRCH).
+  ProcessCapture(SharedCapture& shared, pid_t pid);
+  ~ProcessCapture();
+  ProcessCapture(const ProcessCapture&) = delete;
+  ProcessCapture& operator=(const ProcessCapture&) = delete;
+
+  pid_t pid() const { return pid_; }
+  int proc_dir() const { return proc_dir_.get(); }
+  int pid_fd() const { return pid_fd_.get(); }
+  /// It is a zombie, or has gone.
+  bool ended() const;
+  /// The same of one that is about to: it has given its memory back, and is waited for, a second at the longest.
+  bool ends() const;
+  const ProcStatus& status() const { return status_; }
+
+  /// Permission, refusals, mappings, descriptors: all that may be known before anything is done to the process, or of one
+  /// that was born in the stop. The descriptors are refused by refuse_files(), when those of all processes are known.
+  void look();
+  bool looked_at() const { return looked_at_; }
+  std::vector<OpenFd>& files() { return files_; }
+  void refuse_files() const;
+
+  /// Decides how the memory is fixed, and does of it what takes long. `without` as in SnapshotTarget.
+  void prepare_snapshot(std::string_view without);
+
+  /// The stop, in three parts, so that all processes stop at once: traced, asked, still. The last gives ESRCH for one that
+  /// has ended.
+  void seize();
+  void interrupt();
+  void wait_stop();
+  bool stopped() const { return process_ != nullptr; }
+  StoppedProcess& process() { return *process_; }
+
+  /// In the stop: what the process has in the kernel. read_files() of all processes comes first.
+  void read_files();
+  void capture(const Relations& relations);
+  /// The instant of its memory.
+  void fix_snapshot();
+  /// True where the pages must be read in the stop.
+  bool needs_stop() const { return snapshot_->needs_stop(); }
+  void read_pages();
+  void resume();
+  /// What can wait until it runs again, after the work of SharedCapture::later.
+  void capture_memory_map();
+  /// Nothing of ours is left in it. Where it does not stand still this may take a stop of its own.
+  void release_snapshot() noexcept;
+
+  /// Owner of the image as far as this process goes, of which it was taken in the stop: root for one with rights beyond
+  /// those of a user.
+  uid_t owner_uid() const { return owner_uid_; }
+  gid_t owner_gid() const { return owner_gid_; }
+  const std::string& prefix() const { return prefix_; }
+
+ private:
+  void capture_proc_files();
+  void note_owner(const ProcStatus& status);
+
+  SharedCapture& shared_;
+  const pid_t pid_;
+  const std::string prefix_;
+  UniqueFd proc_dir_;
+  UniqueFd pid_fd_;
+  ProcStatus status_;            // before the stop
+  bool looked_at_ = false;
+  uid_t owner_uid_ = 0;
+  gid_t owner_gid_ = 0;
+  MemoryTable memory_;
+  std::vector<OpenFd> files_;
+  std::vector<uint64_t> exit_words_;   // see Snapshot::spare
+  std::unique_ptr<Snapshot> snapshot_;
+  std::unique_ptr<StoppedProcess> process_;
+};
+
+}  // namespace ckpt

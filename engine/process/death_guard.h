@@ -1,0 +1,35 @@
+// Ends processes when we die: for the moments in which the kernel does not do it for us (PTRACE_O_EXITKILL ends with
+// the tracing), or in which only some of them have been ended.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <vector>
+
+#include "engine/base/fd.h"
+
+namespace ckpt {
+
+/// While it is armed, the death of this process, by whatever means, kills the processes of `pid_fds` with SIGKILL.
+/// Behind it stands a small process that shares our memory and descriptors, and waits. Thread-safe as any object; must
+/// be destroyed by the thread that made it.
+class DeathGuard {
+ public:
+  /// `pid_fds` are pidfds, to stay open meanwhile. Throws Error.
+  explicit DeathGuard(std::vector<int> pid_fds);
+  /// Disarms it.
+  ~DeathGuard();
+  DeathGuard(const DeathGuard&) = delete;
+  DeathGuard& operator=(const DeathGuard&) = delete;
+
+  /// From here on our death is nobody's. Idempotent.
+  void disarm() noexcept;
+
+ private:
+  struct Shared;
+  std::unique_ptr<Shared> shared_;
+  pid_t pid_ = 0;
+};
+
+}  // namespace ckpt

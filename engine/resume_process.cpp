@@ -1,0 +1,143 @@
+#include "engine/resume_process.h"
+
+#include <fcntl.h>
+#include <sys/ptrace.h>
+
+#include <algorithm>
+
+#include "engine/answer.h"
+#include "engine/base/error.h"
+#include "engine/kinds/credentials.h"
+#include "engine/kinds/process_room.h"
+#include "engine/kinds/scheduling.h"
+#include "engine/kinds/signals.h"
+#include "engine/memory/fill.h"
+#include "engine/process/proc_status.h"
+#include "libckpt/ckpt.h"
+
+namespace ckpt {
+
+namespace {
+
+constexpr uint64_t kMaxPid = 1 << 22;          // PID_MAX_LIMIT
+constexpr size_t kMaxThreads = 1 << 16;
+
+}  // namespace
+
+void SharedResume::check_cancel() const {
+  if (options.cancel != nullptr && options.cancel->load()) fail(EINTR, "{}: the resume was cancelled", where);
+}
+
+ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) {
+  ctx_.image = &shared.image;
+  ctx_.caller = shared.caller;
+  ctx_.pid = pid;
+  ctx_.objects = &shared.objects;
+  ctx_.undo = &shared.undo;
+  ctx_.descriptions = &shared.descriptions;
+  ctx_.pids = &shared.pids;
+  ctx_.root = shared.root;
+  ctx_.prefix = ctx_.prefix_of(pid);
+}
+
+void ProcessResume::parse() {
+  was_stopped_ = status_field(shared_.image.read(ctx_.prefix + "status"), "State").starts_with('T');
+  read_threads();
+}
+
+void ProcessResume::read_threads() {
+  const std::string dir = ctx_.prefix + "threads";
+  std::vector<pid_t> tids = {ctx_.pid};
+  for (const ImageEntry& entry : shared_.image.below(dir)) {
+    const std::string name = entry.path.substr(dir.size() + 1);
+    const auto tid = parse_u64(name);
+    if (!tid || *tid < 2 || *tid > kMaxPid || std::to_string(*tid) != name) {
+      fail(EINVAL, "{}: {} is not the id of a thread", shared_.where, entry.path);
+    }
+    if (static_cast<pid_t>(*tid) != ctx_.pid) tids.push_back(static_cast<pid_t>(*tid));
+    if (tids.size() > kMaxThreads) fail(EINVAL, "{}: more than {} threads", shared_.where, kMaxThreads);
+  }
+  for (const pid_t tid : tids) {
+    const std::string path = fmt::format("{}/{}", dir, tid);
+    const Record record = Record::parse(shared_.image.read(path), shared_.where + ": " + path);
+    check_may_resume(ctx_.caller, record);
+    threads_.push_back({tid, parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
+  }
+}
+
+void ProcessResume::open_root() {
+  const std::string root = shared_.image.read_link(ctx_.prefix + "root");
+  if (root != "/" && !ctx_.caller.privileged()) {
+    fail(EPERM, "{}: only root may resume a process in a chroot ({})", shared_.where, root);
+  }
+  root_ = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);
+  ctx_.root_fd = root_.get();
+}
+
+void ProcessResume::open_files() {
+  open_root();
+  layout_ = parse_layout(ctx_);
+  list_segments(shared_.image, ctx_.prefix, layout_.vmas);
+  files_.emplace(ctx_, layout_);
+  const bool is_root = ctx_.pid == shared_.root;
+  fds_ = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
+}
+
+void ProcessResume::add_threads(Stub& stub) const {
+  for (size_t i = 1; i < threads_.size(); ++i) stub.add_thread(threads_[i].tid);
+}
+
+void ProcessResume::place_descriptors(Stub& stub) {
+  int highest = -1;
+  for (const RestoredFd& fd : fds_.fds) highest = std::max(highest, fd.fd);
+  stub.open_channel(highest + 1, files_->count());
+  complete_descriptors(ctx_, fds_, stub.leader());
+  std::vector<Placement> to;
+  for (const RestoredFd& fd : fds_.fds) {
+    to.push_back({fds_.files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
+  }
+  std::sort(to.begin(), to.end(), [](const Placement& a, const Placement& b) { return a.number < b.number; });
+  stub.place(to);
+  fds_.files.clear();
+}
+
+void ProcessResume::build(Stub& stub) {
+  ctx_.give = [&stub](int local) { return stub.give(local); };
+  place_descriptors(stub);
+  build_layout(stub, layout_, *files_);
+}
+
+void ProcessResume::fill(Stub& stub) const {
+  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel);
+}
+
+void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout_, *files_); }
+
+void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds_, stub.leader()); }
+
+void ProcessResume::restore_state(Stub& stub) const {
+  std::vector<Remote*> threads;
+  for (const auto& thread : stub.threads()) threads.push_back(thread.get());
+  restore_rooms(ctx_, threads);
+  restore_answer(shared_.image, ctx_.prefix, stub.leader(), shared_.options.stopped ? CKPT_STOP : 0);
+  for (const auto& thread : stub.threads()) {
+    const auto planned = std::ranges::find(threads_, thread->tid(), &PlannedThread::tid);
+    if (planned->registers.has_tiles()) thread->use_tiles();
+  }
+  stub.close_channel();
+  restrict_layout(stub, layout_);
+}
+
+void ProcessResume::make_ready(Stub& stub) const {
+  for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
+  stub.make_ready([&](StubThread& thread) {
+    const auto planned = std::ranges::find(threads_, thread.tid(), &PlannedThread::tid);
+    apply_registers(thread.tid(), planned->registers);
+    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof(planned->signal_mask),
+               &planned->signal_mask) != 0) {
+      fail_errno("{}: signal mask of thread {}", ctx_.pid, thread.tid());
+    }
+  });
+}
+
+}  // namespace ckpt

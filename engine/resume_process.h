@@ -1,0 +1,88 @@
+// One process of an image on its way back: everything about it that has nothing to do with the others.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/kinds/kind.h"
+#include "engine/kinds/registers.h"
+#include "engine/memory/layout.h"
+#include "engine/process/stub.h"
+
+namespace ckpt {
+
+/// What the processes of one resume have in common. Outlives them.
+struct SharedResume {
+  SharedResume(const ImageSource& from, const Caller& who, const ResumeOptions& how)
+      : image(from), caller(who), options(how), where(from.describe()) {}
+
+  const ImageSource& image;
+  const Caller& caller;
+  const ResumeOptions& options;
+  const std::string where;
+  pid_t root = 0;
+  std::set<pid_t> pids;                                           ///< of all processes, zombies too
+  std::map<std::string, UniqueFd> objects;                        ///< see RestoreContext
+  std::map<std::pair<pid_t, int>, MadeDescription> descriptions;
+  std::vector<std::function<void()>> undo;                        ///< see RestoreContext
+
+  /// Throws Error(EINTR).
+  void check_cancel() const;
+};
+
+/// The steps in their order. Each throws Error; nothing is to be undone but the stub.
+class ProcessResume {
+ public:
+  ProcessResume(SharedResume& shared, pid_t pid);
+  ProcessResume(const ProcessResume&) = delete;
+  ProcessResume& operator=(const ProcessResume&) = delete;
+
+  pid_t pid() const { return ctx_.pid; }
+  /// Stopped by job control at the checkpoint.
+  bool was_stopped() const { return was_stopped_; }
+
+  /// All of the image that can be known before anything is made or opened.
+  void parse();
+  /// Opens and makes everything that comes from outside, with the rights of the calling thread. The root process takes
+  /// the descriptors of ResumeOptions::inherit.
+  void open_files();
+  /// The threads beside the main one, stopped.
+  void add_threads(Stub& stub) const;
+  /// Descriptors and, empty, the address space.
+  void build(Stub& stub);
+  /// Pages. By several threads: not on one CPU.
+  void fill(Stub& stub) const;
+  void finish_memory(Stub& stub) const;
+  /// What is not to be had before every process has its descriptors: see finish_descriptors().
+  void finish_files(Stub& stub) const;
+  void restore_state(Stub& stub) const;
+  /// Registers. Nothing runs yet.
+  void make_ready(Stub& stub) const;
+
+ private:
+  struct PlannedThread {
+    pid_t tid = 0;
+    RestoredRegisters registers;
+    uint64_t signal_mask = 0;
+  };
+
+  void read_threads();
+  void open_root();
+  void place_descriptors(Stub& stub);
+
+  SharedResume& shared_;
+  RestoreContext ctx_;
+  std::vector<PlannedThread> threads_;   // the main thread first
+  bool was_stopped_ = false;
+  Layout layout_;
+  UniqueFd root_;
+  std::optional<LayoutFiles> files_;
+  RestoredFds fds_;
+};
+
+}  // namespace ckpt

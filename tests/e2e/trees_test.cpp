@@ -1,0 +1,115 @@
+// Trees of real processes at the mount: a shell whose child asks for its checkpoint, cores of descendants, the foreground.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "program.h"
+
+namespace ckpt_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Trees : public testing::Test {
+ protected:
+  void SetUp() override { ASSERT_TRUE(mount_.mounted()); }
+
+  std::string file(const std::string& name) const { return read_file(directory_ + "/" + name); }
+
+  /// A script of bash in a directory of its own, with $mnt for the mount.
+  std::unique_ptr<Program> script(const std::string& text) {
+    fs::create_directory(directory_);
+    write_file(directory_ + "/script", "mnt=" + mount_.path() + "\n" + text);
+    return std::make_unique<Program>(std::vector<std::string>{"bash", "script"}, directory_, true);
+  }
+
+  void expect_checkpoint(const std::string& line) {
+    const Outcome outcome = mount_.command(line);
+    ASSERT_EQ(outcome.error, 0) << line << ": " << outcome.sentence;
+  }
+
+  /// Killed, archived and resumed.
+  void move_through_archive(Program& program) {
+    const std::string image = std::to_string(program.pid());
+    program.kill_and_reap();
+    const std::string copy = scratch_.path() + "/" + image;
+    ASSERT_TRUE(archive(mount_, image, copy));
+    ASSERT_EQ(resume(mount_, copy), "");
+    program.resumed();
+  }
+
+  Mount mount_;
+  TemporaryDirectory scratch_;
+  const std::string directory_ = scratch_.path() + "/program";
+};
+
+/// Whoever asks is a child of the process that is to be stopped: /bin/echo, a subshell, a grandchild.
+class Askers : public Trees, public testing::WithParamInterface<const char*> {};
+
+TEST_P(Askers, are_answered_before_the_stop) {
+  auto program = script("sleep 1000 & child=$!\n" + std::string(GetParam()) +
+                        "\necho after $? >> lines\nwhile [ ! -e end ]; do read -t 0.05 <> never; done\n"
+                        "kill $child && wait $child; echo end $? >> lines\n");
+  mkfifo((directory_ + "/never").c_str(), 0600);
+  const std::string image = std::to_string(program->pid());
+  ASSERT_TRUE(wait_until([&] { return exists(mount_.path("images/" + image + "/manifest")); }))
+      << file("stderr") << read_file(mount_.path("ctl"));
+  ASSERT_TRUE(wait_until([&] { return file("lines") == "after 0\n"; })) << file("lines");
+  move_through_archive(*program);
+  write_file(directory_ + "/end", "");
+  EXPECT_TRUE(program->wait_end());
+  const std::string lines = file("lines");
+  // 143: the child, that the shell still knows, by its SIGTERM.
+  EXPECT_TRUE(lines == "after 0\nend 143\n" || lines == "after 0\nafter 0\nend 143\n") << lines;
+}
+
+INSTANTIATE_TEST_SUITE_P(, Askers,
+                         testing::Values("/bin/echo $$ > $mnt/ctl", "(echo $$ > $mnt/ctl)", "(true; /bin/echo $$ > $mnt/ctl)",
+                                         "echo $$ | cat > $mnt/ctl"),
+                         [](const auto& asker) { return std::to_string(asker.index); });
+
+TEST_F(Trees, a_core_for_each_process) {
+  auto program = script("sleep 1000 & sleep 1001 & touch ready; wait\n");
+  ASSERT_TRUE(wait_until([&] { return exists(directory_ + "/ready"); }));
+  const std::string image = std::to_string(program->pid());
+  // Until both are what they are to be.
+  size_t cores = 0;
+  ASSERT_TRUE(wait_until([&] {
+    if (mount_.command(image).error != 0) return false;
+    cores = 0;
+    const CommandResult commands = run({"sh", "-c", "cat $0/children/*/cmdline | tr '\\0' ' '", mount_.path("images/" + image)});
+    return commands.output.find("sleep 1000 ") != std::string::npos && commands.output.find("sleep 1001 ") != std::string::npos;
+  }));
+  for (const auto& child : fs::directory_iterator(mount_.path("images/" + image + "/children"))) {
+    const std::string core = mount_.path("cores/" + image + "." + child.path().filename().string());
+    const CommandResult gdb = run({"gdb", "-nx", "-batch", "-ex", "bt", "-c", core, "/usr/bin/sleep"});
+    EXPECT_EQ(gdb.status, 0) << gdb.output;
+    EXPECT_NE(gdb.output.find("nanosleep"), std::string::npos) << gdb.output;
+    ++cores;
+  }
+  EXPECT_EQ(cores, 2u);
+  const CommandResult list = run({"ls", mount_.path("cores")});
+  EXPECT_NE(list.output.find(image + "."), std::string::npos) << list.output;
+}
+
+/// A refusal names the descendant, and nobody is disturbed.
+TEST_F(Trees, a_refusal_names_the_descendant) {
+  auto program = script("perl -e '$fd = syscall(323, 1); open F, \">\", \"made\" and print F \"$$ $fd\"; close F; sleep 1000' &\n"
+                        "n=0; while :; do n=$((n+1)); echo $n > count; sleep 0.01; done\n");
+  ASSERT_TRUE(wait_until([&] { return !file("made").empty(); }));
+  const std::string made = file("made");
+  const Outcome outcome = mount_.command(std::to_string(program->pid()));
+  EXPECT_EQ(outcome.error, EOPNOTSUPP) << outcome.sentence;
+  const std::string named = made.substr(0, made.find(' ')) + ": fd " + made.substr(made.find(' ') + 1) + ": ";
+  EXPECT_NE(outcome.sentence.find(named), std::string::npos) << outcome.sentence << ", without " << named;
+  EXPECT_TRUE(fs::is_empty(mount_.path("images")));
+  const std::string count = file("count");
+  EXPECT_TRUE(wait_until([&] { return file("count") != count; })) << "it does not go on";
+}
+
+}  // namespace
+}  // namespace ckpt_test

@@ -1,0 +1,354 @@
+// Trees of processes through checkpoint() and resume(): all of them or none, whatever happens meanwhile.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <set>
+#include <thread>
+
+#include "engine/base/error.h"
+#include "engine/engine.h"
+#include "engine/process/procfs.h"
+#include "engine/process/stub.h"
+#include "tests/unit/memory_store.h"
+#include "tests/unit/target.h"
+
+namespace ckpt {
+namespace {
+
+using test::Child;
+using test::eventually;
+using test::Shared;
+
+constexpr size_t kProcesses = 8;
+
+struct Report {
+  std::atomic<int> ready{0};
+  std::atomic<uint64_t> births{0};
+  std::atomic<pid_t> pids[kProcesses]{};
+  std::atomic<uint64_t> beats[kProcesses]{};
+};
+
+void leave_the_test() {
+  ::setsid();
+  ::syscall(SYS_close_range, 0, ~0u, 0);
+  ::open("/dev/null", O_RDWR);
+  ::dup(0);
+  ::dup(0);
+}
+
+[[noreturn]] void beat(Report& report, size_t index) {
+  report.pids[index] = ::getpid();
+  ++report.ready;
+  for (;;) {
+    ++report.beats[index];
+    ::usleep(200);
+  }
+}
+
+/// A binary tree of kProcesses - 1; process i has the children 2i and 2i + 1.
+[[noreturn]] void beat_in_tree(Report& report, size_t index) {
+  for (const size_t child : {2 * index, 2 * index + 1}) {
+    if (child < kProcesses && ::fork() == 0) beat_in_tree(report, child);
+  }
+  beat(report, index);
+}
+
+/// In a file, so that those who are resumed have it too.
+class ReportFile {
+ public:
+  ReportFile() {
+    const UniqueFd fd(::mkstemp(path_.data()));
+    if (!fd || ::ftruncate(fd.get(), sizeof(Report)) != 0) fail_errno("{}", path_);
+    memory_ = ::mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    new (memory_) Report();
+  }
+  ~ReportFile() {
+    ::munmap(memory_, sizeof(Report));
+    ::unlink(path_.c_str());
+  }
+  ReportFile(const ReportFile&) = delete;
+  ReportFile& operator=(const ReportFile&) = delete;
+  Report* operator->() const { return static_cast<Report*>(memory_); }
+  Report& operator*() const { return *static_cast<Report*>(memory_); }
+
+ private:
+  std::string path_ = "/tmp/tree-test-XXXXXX";
+  void* memory_ = nullptr;
+};
+
+bool exists(pid_t pid) { return ::kill(pid, 0) == 0 || errno != ESRCH; }
+
+class TreeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "a chosen pid needs privileges";
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  }
+  void TearDown() override {
+    for (const auto& pid : report_->pids) {
+      if (pid > 0) ::kill(pid, SIGKILL);
+    }
+    reap_all();
+  }
+
+  /// We are the subreaper: whoever is an orphan comes to us.
+  static void reap_all() {
+    while (::waitpid(-1, nullptr, __WALL) > 0) {
+    }
+  }
+
+  void start() {
+    root_ = ::fork();
+    if (root_ == 0) {
+      leave_the_test();
+      beat_in_tree(*report_, 1);
+    }
+    ASSERT_TRUE(eventually([&] { return report_->ready == static_cast<int>(kProcesses) - 1; }));
+  }
+  std::vector<pid_t> pids() const {
+    std::vector<pid_t> pids;
+    for (const auto& pid : report_->pids) {
+      if (pid > 0) pids.push_back(pid);
+    }
+    return pids;
+  }
+  /// Every one of them.
+  bool all_go_on() const {
+    std::array<uint64_t, kProcesses> before{};
+    for (size_t i = 1; i < kProcesses; ++i) before[i] = report_->beats[i];
+    return eventually([&] { return have_beaten(before); });
+  }
+  bool have_beaten(const std::array<uint64_t, kProcesses>& since) const {
+    for (size_t i = 1; i < kProcesses; ++i) {
+      if (report_->beats[i] < since[i] + 10) return false;
+    }
+    return true;
+  }
+  bool nobody_is_traced() const {
+    for (const pid_t pid : pids()) {
+      if (read_status(pid).tracer != 0) return false;
+    }
+    return true;
+  }
+  bool none_exists() const {
+    for (const pid_t pid : pids()) {
+      if (exists(pid)) return false;
+    }
+    return true;
+  }
+
+  CheckpointResult save(AfterCapture after = AfterCapture::go_on) {
+    CheckpointOptions options;
+    options.after = after;
+    return checkpoint(store_, root_, Caller::self(), options);
+  }
+  std::shared_ptr<const StoredImage> freeze() {
+    const std::string name = save(AfterCapture::exit).name;
+    EXPECT_EQ(::waitpid(root_, nullptr, 0), root_);
+    EXPECT_TRUE(none_exists()) << "the end of the tree has left somebody";
+    return store_.open_image(name);
+  }
+
+  ReportFile report_;
+  MemoryStore store_;
+  pid_t root_ = 0;
+};
+
+TEST_F(TreeTest, IsCapturedAsAWholeAndGoesOn) {
+  start();
+  const CheckpointResult result = save();
+  const auto image = store_.open_image(result.name);
+  std::set<int> members(image->info().header.pids.begin(), image->info().header.pids.end());
+  EXPECT_EQ(image->info().header.pids.front(), root_);
+  for (const pid_t pid : pids()) EXPECT_EQ(members.count(pid), 1u) << pid;
+  EXPECT_EQ(members.size(), pids().size());
+  for (const pid_t pid : pids()) {
+    const std::string prefix = pid == root_ ? "" : fmt::format("children/{}/", pid);
+    for (const char* file : {"maps", "status", "family", "fds/0", "exe"}) EXPECT_TRUE(image->has(prefix + file)) << file;
+  }
+  EXPECT_TRUE(all_go_on());
+  EXPECT_TRUE(nobody_is_traced());
+}
+
+TEST_F(TreeTest, StoppedItStaysStopped) {
+  start();
+  save(AfterCapture::stop);
+  for (const pid_t pid : pids()) EXPECT_TRUE(eventually([&] { return read_status(pid).state == 'T'; })) << pid;
+  // And comes to be so again.
+  const auto image = freeze();
+  resume(*image, Caller::self(), {});
+  for (const pid_t pid : pids()) EXPECT_TRUE(eventually([&] { return read_status(pid).state == 'T'; })) << pid;
+  for (const pid_t pid : pids()) ::kill(pid, SIGCONT);
+  EXPECT_TRUE(all_go_on());
+}
+
+TEST_F(TreeTest, ADescendantOfAnotherUserIsNamed) {
+  constexpr uid_t kNobody = 65534;
+  root_ = ::fork();
+  if (root_ == 0) {
+    leave_the_test();
+    if (::fork() == 0) beat(*report_, 2);
+    ::syscall(SYS_setgroups, 0, nullptr);
+    if (::setresgid(kNobody, kNobody, kNobody) != 0 || ::setresuid(kNobody, kNobody, kNobody) != 0) ::_exit(1);
+    ::prctl(PR_SET_DUMPABLE, 1);
+    beat(*report_, 1);
+  }
+  ASSERT_TRUE(eventually([&] { return report_->ready == 2; }));
+  Caller user;
+  user.uid = user.gid = kNobody;
+  try {
+    checkpoint(store_, root_, user, {});
+    ADD_FAILURE() << "it was taken";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.err(), EPERM);
+    EXPECT_TRUE(e.sentence().starts_with(fmt::format("{}: ", report_->pids[2].load()))) << e.sentence();
+  }
+  EXPECT_TRUE(store_.stored.empty());
+  EXPECT_TRUE(nobody_is_traced());
+  // Root may; the image is root's then, since it holds a process of root's.
+  EXPECT_EQ(store_.open_image(save().name)->info().header.uid, 0u);
+}
+
+TEST_F(TreeTest, APidInUseLeavesNothing) {
+  start();
+  const pid_t member = report_->pids[6];
+  const auto image = freeze();
+  {
+    Stub in_the_way(member, true);
+    try {
+      resume(*image, Caller::self(), {});
+      ADD_FAILURE() << "it was resumed";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.err(), EEXIST);
+      EXPECT_NE(e.sentence().find(std::to_string(member)), std::string::npos) << e.sentence();
+    }
+    for (const pid_t pid : pids()) EXPECT_EQ(exists(pid), pid == member) << pid;
+  }
+  EXPECT_EQ(::waitpid(-1, nullptr, __WALL | WNOHANG), -1) << "a child is left";
+}
+
+TEST_F(TreeTest, OutlivesACheckpointKilledAtAnyMoment) {
+  start();
+  unsigned seed = static_cast<unsigned>(root_);
+  for (int round = 0; round < 40; ++round) {
+    Shared<std::atomic<int>> working;
+    Child daemon([&]() -> int {
+      *working = 1;
+      for (;;) {
+        MemoryStore store;
+        checkpoint(store, root_, Caller::self(), {});
+      }
+    });
+    ASSERT_TRUE(eventually([&] { return *working == 1; }));
+    ::usleep(static_cast<unsigned>(::rand_r(&seed)) % 60'000);
+    ::kill(daemon.pid(), SIGKILL);
+    daemon.join();
+    ASSERT_TRUE(all_go_on()) << "round " << round;
+    ASSERT_TRUE(nobody_is_traced()) << "round " << round;
+  }
+  for (size_t i = kProcesses / 2; i < kProcesses; ++i) {
+    EXPECT_TRUE(list_children(open_proc(report_->pids[i]).get()).empty()) << "a leaf has a child";
+  }
+  save();
+}
+
+/// Whoever resumes is killed at many instants: all of them run, or none is left.
+TEST_F(TreeTest, TheDeathOfTheResumerLeavesAllOrNothing) {
+  start();
+  const auto image = freeze();
+  int whole = 0, none = 0;
+  useconds_t delay = 0;
+  // Longer and longer, until it is done by then.
+  for (int round = 0; round < 200 && whole < 5; ++round, delay += 700 + delay / 20) {
+    const pid_t resumer = ::fork();
+    if (resumer == 0) {
+      resume(*image, Caller::self(), {});
+      ::_exit(0);
+    }
+    ::usleep(delay);
+    ::kill(resumer, SIGKILL);
+    ::waitpid(resumer, nullptr, 0);
+    // What was half-made ends by itself, and with it, as children of ours now, whoever helped to make it. Or it runs,
+    // every one, and nobody else is left.
+    std::array<uint64_t, kProcesses> before{};
+    for (size_t i = 1; i < kProcesses; ++i) before[i] = report_->beats[i];
+    const bool decided = eventually([&] {
+      while (::waitpid(-1, nullptr, __WALL | WNOHANG) > 0) {
+      }
+      const auto left = list_children(open_proc(::getpid()).get());
+      if (left.empty()) return none_exists();
+      return left.size() == 1 && left.front().pid == root_ && have_beaten(before);
+    });
+    ASSERT_TRUE(decided) << "after " << delay << " us some are there and some are not";
+    if (none_exists()) {
+      ++none;
+      continue;
+    }
+    ++whole;
+    ASSERT_TRUE(all_go_on()) << "after " << delay << " us";
+    for (const pid_t pid : pids()) ::kill(pid, SIGKILL);
+    reap_all();
+  }
+  EXPECT_GT(none, 0);
+  EXPECT_GT(whole, 0);
+}
+
+// ---- birth and death ----
+
+/// Makes children all the time, each with one of its own; they end by themselves, and are waited for.
+[[noreturn]] void breed(Report& report) {
+  report.pids[1] = ::getpid();
+  report.ready = 1;
+  for (;;) {
+    ++report.beats[1];
+    if (::fork() == 0) {
+      if (::fork() == 0) {
+        ++report.births;
+        ::usleep(300);
+        ::_exit(0);
+      }
+      ::wait(nullptr);
+      ::_exit(0);
+    }
+    if (report.beats[1] % 4 == 0) {
+      while (::waitpid(-1, nullptr, WNOHANG) > 0) {
+      }
+    }
+    ::usleep(100);
+  }
+}
+
+TEST_F(TreeTest, ChildrenMayBeBornAndDieMeanwhile) {
+  root_ = ::fork();
+  if (root_ == 0) {
+    leave_the_test();
+    breed(*report_);
+  }
+  ASSERT_TRUE(eventually([&] { return report_->ready == 1 && report_->births > 20; }));
+  size_t with_children = 0, with_zombies = 0;
+  for (int round = 0; round < 30; ++round) {
+    const CheckpointResult result = save();
+    const auto image = store_.open_image(result.name);
+    size_t families = 0;
+    for (const ImageEntry& entry : image->below("children")) families += entry.path.ends_with("/family");
+    const size_t running = image->info().header.pids.size() - 1;
+    with_children += running != 0;
+    with_zombies += families != running;
+    const uint64_t before = report_->births;
+    ASSERT_TRUE(eventually([&] { return report_->births > before + 5; })) << "round " << round;
+  }
+  EXPECT_GT(with_children, 0u);
+  EXPECT_GT(with_zombies, 0u);
+  // And such a family goes on as well.
+  const std::string name = save(AfterCapture::exit).name;
+  EXPECT_EQ(::waitpid(root_, nullptr, 0), root_);
+  resume(*store_.open_image(name), Caller::self(), {});
+  const uint64_t before = report_->births;
+  EXPECT_TRUE(eventually([&] { return report_->births > before + 20; }));
+}
+
+}  // namespace
+}  // namespace ckpt
