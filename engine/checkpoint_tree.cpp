@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/registers.h"
+#include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
 
 namespace ckpt {
@@ -31,7 +32,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}}, turns_(turns), lessons_(lessons) {
+    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -258,6 +259,7 @@ void TreeCapture::capture_stopped() {
   std::ranges::sort(members_, {}, [this](const auto& m) { return std::ranges::find(order_, m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
+  shared_.queued = find_queued_descriptors(order_.front()->context());
   for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);

@@ -168,6 +168,7 @@ pid_t TreeResume::run() {
   try {
     return make_all();
   } catch (...) {
+    shared_.tables.clear();
     shared_.objects.clear();
     for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
@@ -188,6 +189,8 @@ pid_t TreeResume::make_all() {
     CpuPin pin(tree.root());
     pin.leave_stubs();
     make_family(tree);
+    for_each(tree, [](ProcessResume& process, Stub& stub) { process.complete_files(stub); });
+    for_each(tree, [](ProcessResume& process, Stub&) { process.adopt_files(); });
     for_each(tree, [](ProcessResume& process, Stub& stub) { process.build(stub); });
   }
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });
