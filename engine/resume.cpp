@@ -47,6 +47,7 @@ class TreeResume {
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
+  void lead_session(Stub& stub);
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void take_terminal() const;
 
@@ -137,6 +138,12 @@ void TreeResume::make(StubTree& tree, const FamilyStep& step) {
   if (found != processes_.end()) found->second->add_threads(stub);
 }
 
+void TreeResume::lead_session(Stub& stub) {
+  const auto found = processes_.find(stub.pid());
+  if (found != processes_.end()) return found->second->lead_session(stub);
+  stub.leader().call("setsid", SYS_setsid);  // a helper
+}
+
 void TreeResume::make_family(StubTree& tree) {
   using Kind = FamilyStep::Kind;
   process(shared_.root).add_threads(tree.root());
@@ -144,7 +151,7 @@ void TreeResume::make_family(StubTree& tree) {
     shared_.check_cancel();
     switch (step.kind) {
       case Kind::make: make(tree, step); break;
-      case Kind::lead_session: tree.at(step.pid).leader().call("setsid", SYS_setsid); break;
+      case Kind::lead_session: lead_session(tree.at(step.pid)); break;
       case Kind::lead_group: tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, 0); break;
       case Kind::join_group:
         tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, static_cast<uint64_t>(step.group));

@@ -29,6 +29,7 @@ namespace ckpt {
 // ---- capture ----------------------------------------------------------------------------------------------------
 
 struct OpenFd;
+class PtyIndex;
 struct QueuedDescriptors;
 struct UnixDiag;
 
@@ -41,6 +42,7 @@ struct TreeDescriptors {
   // Found out when somebody asks the first time (CaptureContext).
   mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets;
   mutable std::optional<bool> may_hold_more;
+  mutable std::shared_ptr<const PtyIndex> ptys;
 
   /// The tables must outlive this and stay as they are. Those of several processes have `shares` across them filled in
   /// (find_shared_descriptions).

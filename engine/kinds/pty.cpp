@@ -1,6 +1,5 @@
 #include "engine/kinds/pty.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -17,6 +16,7 @@
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/named_file.h"
 #include "engine/kinds/pipe.h"
+#include "engine/kinds/pty_index.h"
 #include "engine/kinds/pty_queue.h"
 
 // <sys/ioctl.h> and <asm/termbits.h> do not go together.
@@ -30,42 +30,15 @@ namespace {
 constexpr unsigned long kTiocexcl = 0x540c, kTiocsctty = 0x540e, kTiocgpgrp = 0x540f, kTiocspgrp = 0x5410,
                         kTiocgwinsz = 0x5413, kTiocswinsz = 0x5414, kTiocpkt = 0x5420, kTiocgetd = 0x5424,
                         kTiocgsid = 0x5429, kTcgets2 = 0x802c542a, kTiocgptn = 0x80045430, kTiocsptlck = 0x40045431,
-                        kTiocgdev = 0x80045432, kTiocgpkt = 0x80045438, kTiocgptlck = 0x80045439,
-                        kTiocgexcl = 0x80045440, kTiocgptpeer = 0x5441;
-constexpr unsigned kPtsFirst = 136, kPtsLast = 143;
+                        kTiocgpkt = 0x80045438, kTiocgptlck = 0x80045439, kTiocgexcl = 0x80045440, kTiocgptpeer = 0x5441;
 constexpr uint64_t kMaxIndex = 1 << 20;          // NR_UNIX98_PTY_MAX
+constexpr const char* kOpenSlave = ".slave";     // after a pair's name: its slave, while descriptors of it are made
 
 struct Window {
   unsigned short rows, columns, x, y;
 };
 
-bool is_master(const OpenFd& fd) { return S_ISCHR(fd.st.st_mode) && fd.st.st_rdev == makedev(5, 2); }
-
-/// The index of the slave that a terminal is; nothing for another terminal.
-std::optional<unsigned> slave_index(const CaptureContext& ctx, const OpenFd& fd) {
-  dev_t dev = fd.st.st_rdev;
-  if (dev == makedev(5, 0)) {
-    // /dev/tty: new_encode_dev() in include/linux/kdev_t.h.
-    unsigned encoded = 0;
-    if (ioctl(ctx.take(fd.fd).get(), kTiocgdev, &encoded) != 0) return std::nullopt;
-    dev = makedev((encoded >> 8) & 0xfff, (encoded & 0xff) | ((encoded >> 12) & 0xfff00));
-  }
-  if (major(dev) < kPtsFirst || major(dev) > kPtsLast) return std::nullopt;
-  return (major(dev) - kPtsFirst) * 256 + minor(dev);
-}
-
-const OpenFd* find_master(const CaptureContext& ctx, const std::string& index) {
-  const auto it = std::ranges::find_if(
-      *ctx.fds, [&](const OpenFd& fd) { return fd.shares < 0 && is_master(fd) && fd.info("tty-index") == index; });
-  return it == ctx.fds->end() ? nullptr : &*it;
-}
-
-const OpenFd* find_slave(const CaptureContext& ctx, const std::string& object) {
-  const auto it = std::ranges::find_if(*ctx.fds, [&](const OpenFd& fd) {
-    return fd.shares < 0 && S_ISCHR(fd.st.st_mode) && !is_master(fd) && (fd.flags & O_PATH) == 0 && pty_object(ctx, fd) == object;
-  });
-  return it == ctx.fds->end() ? nullptr : &*it;
-}
+unsigned index_of(const OpenFd& master) { return pty_master_index(master).value_or(UINT32_MAX); }
 
 bool hung_up(int master) {
   pollfd state = {master, POLLIN, 0};
@@ -75,23 +48,6 @@ bool hung_up(int master) {
 int asked(int fd, unsigned long request) {
   int value = 0;
   return ioctl(fd, request, &value) == 0 ? value : 0;
-}
-
-/// A process outside that has the slave open; 0 for none.
-pid_t outside_holder(const CaptureContext& ctx, const std::string& slave) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> proc(opendir("/proc"), closedir);
-  while (const dirent* process = proc ? readdir(proc.get()) : nullptr) {
-    const auto pid = parse_u64(process->d_name);
-    if (!pid || static_cast<pid_t>(*pid) == ctx.pid || static_cast<pid_t>(*pid) == ::getpid()) continue;
-    const std::string dir = fmt::format("/proc/{}/fd", *pid);
-    const std::unique_ptr<DIR, int (*)(DIR*)> fds(opendir(dir.c_str()), closedir);
-    while (const dirent* fd = fds ? readdir(fds.get()) : nullptr) {
-      char target[64];
-      const ssize_t n = readlink((dir + "/" + fd->d_name).c_str(), target, sizeof target);
-      if (n > 0 && std::string_view(target, static_cast<size_t>(n)) == slave) return static_cast<pid_t>(*pid);
-    }
-  }
-  return 0;
 }
 
 const char* name_of(PtyInput::Kind kind) {
@@ -216,35 +172,37 @@ int make_pty(const RestoreContext& ctx, const Record& record, const std::string&
   if (object.get_u64_or("packet", 0) != 0) set(master, kTiocpkt, 1, object, "packet mode");
   ctx.objects->emplace(name, std::move(owned));
   // Kept until every descriptor of it is there: the end of the last one is a hang-up.
-  if (state == "open") ctx.objects->emplace(name + ".slave", std::move(slave));
+  if (state == "open") ctx.objects->emplace(name + kOpenSlave, std::move(slave));
   return master;
 }
 
 class PtmxKind : public DescriptorKind {
  public:
   const char* name() const override { return "ptmx"; }
-  bool matches(const OpenFd& fd) const override { return is_master(fd); }
+  bool matches(const OpenFd& fd) const override { return is_pty_master(fd); }
   bool may_be_queued() const override { return false; }
 
   std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
-    const std::string slave = "/dev/pts/" + fd.info("tty-index").value_or("?");
+    const auto no = [&](const std::string& why) {
+      return fmt::format("a pseudo-terminal (/dev/pts/{}) {} cannot be checkpointed", index_of(fd), why);
+    };
     const UniqueFd mine = ctx.take(fd.fd);
-    if (asked(mine.get(), kTiocgetd) != 0) return fmt::format("a pseudo-terminal ({}) with a line discipline of its own cannot be checkpointed", slave);
+    if (asked(mine.get(), kTiocgetd) != 0) return no("with a line discipline of its own");
     pollfd state = {mine.get(), POLLPRI, 0};
     if (::poll(&state, 1, 0) == 1 && (state.revents & POLLPRI) != 0) {
-      return fmt::format("a pseudo-terminal ({}) with a status of packet mode that is not read yet cannot be checkpointed", slave);
+      return no("with a status of packet mode that is not read yet");
     }
-    if (const pid_t session = asked(mine.get(), kTiocgsid); session != 0 && session != ctx.pid) {
-      return fmt::format("a pseudo-terminal ({}) that is the controlling terminal of session {} cannot be checkpointed", slave, session);
+    if (const pid_t session = asked(mine.get(), kTiocgsid); session != 0 && !ctx.has_process(session)) {
+      return no(fmt::format("that is the controlling terminal of session {}", session));
     }
-    if (const pid_t holder = outside_holder(ctx, slave); holder != 0) {
-      return fmt::format("a pseudo-terminal ({}) that process {} has open too cannot be checkpointed", slave, holder);
+    if (const pid_t holder = pty_index(ctx).outside_holder(index_of(fd)); holder != 0) {
+      return no(fmt::format("that process {} has open too", holder));
     }
     return std::nullopt;
   }
 
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
-    const std::string object = "pty-" + fd.info("tty-index").value_or("");
+    const std::string object = fmt::format("pty-{}", index_of(fd));
     out.add("object", object);
     capture_pty(ctx, object);
   }
@@ -258,7 +216,6 @@ class PtmxKind : public DescriptorKind {
   }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
-    finish_pty(ctx, record, fd, leader);
     const Record object = object_record(ctx, object_name(record, "pty-"));
     if (object.get_u64_or("locked", 0) == 0) return;
     const RemotePtr at = leader.put(int{1});
@@ -274,19 +231,20 @@ const DescriptorKind& ptmx_kind() {
 }
 
 std::optional<std::string> pty_object(const CaptureContext& ctx, const OpenFd& fd) {
-  if (std::ranges::none_of(*ctx.fds, is_master)) return std::nullopt;
-  const auto index = slave_index(ctx, fd);
-  if (!index || find_master(ctx, fmt::to_string(*index)) == nullptr) return std::nullopt;
+  const PtyIndex& ptys = pty_index(ctx);
+  const auto index = ptys.any() ? PtyIndex::slave_index(ctx, fd) : std::nullopt;
+  if (!index || ptys.master(*index) == nullptr) return std::nullopt;
   return fmt::format("pty-{}", *index);
 }
 
 void capture_pty(const CaptureContext& ctx, const std::string& object) {
   if (!ctx.first(object)) return;
   const std::string index = object.substr(object.find('-') + 1), where = fmt::format("{}: {}", ctx.pid, object);
-  const OpenFd* master_fd = find_master(ctx, index);
+  const auto number = static_cast<unsigned>(parse_u64(index).value_or(UINT32_MAX));
+  const OpenFd* master_fd = pty_index(ctx).master(number);
   if (master_fd == nullptr) fail(EIO, "{}: its master has gone", where);
-  const OpenFd* slave_fd = find_slave(ctx, object);
-  const UniqueFd master = ctx.take(master_fd->fd), slave = slave_fd != nullptr ? ctx.take(slave_fd->fd) : UniqueFd();
+  const OpenFd* slave_fd = pty_index(ctx).slave(number);
+  const UniqueFd master = ctx.take(*master_fd), slave = slave_fd != nullptr ? ctx.take(*slave_fd) : UniqueFd();
   Record out;
   out.add("index", index);
   out.add("master", path_below_root(ctx, master_fd->target).value_or(master_fd->target));
@@ -311,9 +269,9 @@ void capture_pty(const CaptureContext& ctx, const std::string& object) {
 
 UniqueFd open_pty_slave(const RestoreContext& ctx, const Record& record) {
   const std::string object = object_name(record, "pty-");
-  if (object.ends_with(".slave")) fail(EINVAL, "{}: object is malformed", record.where());
+  if (object.ends_with(kOpenSlave)) fail(EINVAL, "{}: object is malformed", record.where());
   const int master = make_pty(ctx, record, object);
-  if (!ctx.objects->contains(object + ".slave")) fail(EINVAL, "{}: the slave of {} is not open", record.where(), object);
+  if (!ctx.objects->contains(object + kOpenSlave)) fail(EINVAL, "{}: the slave of {} is not open", record.where(), object);
   UniqueFd slave = open_peer(master, (open_flags(record) & O_ACCMODE) | O_NONBLOCK, record.where());
   set_status_flags(slave.get(), record);
   return slave;
@@ -328,19 +286,51 @@ UniqueFd open_hung_up_terminal(const RestoreContext& ctx, const Record& record) 
   return slave;
 }
 
-void finish_pty(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) {
+void finish_pty_slave(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) {
   const Record object = object_record(ctx, object_name(record, "pty-"));
-  const auto number = static_cast<uint64_t>(fd);
-  if (object.get_u64_or("exclusive", 0) != 0 && record.get("type") == "tty") {
-    leader.call("ioctl(TIOCEXCL)", SYS_ioctl, number, kTiocexcl, 0);
+  if (object.get_u64_or("exclusive", 0) == 0) return;
+  leader.call("ioctl(TIOCEXCL)", SYS_ioctl, static_cast<uint64_t>(fd), kTiocexcl, 0);
+}
+
+namespace {
+
+/// Calls `work` with the object and the slave of the pair that is the controlling terminal of the process's session, as a
+/// descriptor in the process.
+template <typename Work>
+void with_controlling_terminal(const RestoreContext& ctx, Remote& leader, Work&& work) {
+  const auto found = find_controlling_terminal(ctx);
+  if (!found) return;
+  const auto number = static_cast<uint64_t>(ctx.give(ctx.objects->at(*found + kOpenSlave).get()));
+  work(object_record(ctx, *found), number);
+  leader.call("close", SYS_close, number);
+}
+
+}  // namespace
+
+std::optional<std::string> find_controlling_terminal(const RestoreContext& ctx) {
+  for (auto it = ctx.objects->lower_bound("pty-"); it != ctx.objects->end() && it->first.starts_with("pty-"); ++it) {
+    if (!ctx.objects->contains(it->first + kOpenSlave)) continue;
+    const Record object = object_record(ctx, it->first);
+    if (object.get_u64_or("session", 0) == static_cast<uint64_t>(ctx.pid)) return it->first;
   }
-  const bool leads_session = leader.call("getsid", SYS_getsid, 0) == ctx.pid;
-  if (object.get_u64_or("session", 0) != static_cast<uint64_t>(ctx.pid) || !leads_session) return;
-  leader.call("ioctl(TIOCSCTTY)", SYS_ioctl, number, kTiocsctty, 0);
-  const auto group = static_cast<int>(object.get_u64("foreground", INT32_MAX));
-  if (group != leader.call("getpgid", SYS_getpgid, 0) || record.get("type") != "tty") return;
-  const RemotePtr at = leader.put(group);
-  leader.call("ioctl(TIOCSPGRP)", SYS_ioctl, number, kTiocspgrp, at.addr);
+  return std::nullopt;
+}
+
+void take_controlling_terminal(const RestoreContext& ctx, Remote& leader) {
+  with_controlling_terminal(ctx, leader, [&](const Record&, uint64_t number) {
+    leader.call("ioctl(TIOCSCTTY)", SYS_ioctl, number, kTiocsctty, 0);
+  });
+}
+
+void restore_foreground(const RestoreContext& ctx, Remote& leader) {
+  with_controlling_terminal(ctx, leader, [&](const Record& object, uint64_t number) {
+    // In the session of `ckpt restore -f` it leads none.
+    if (leader.call("getsid", SYS_getsid, 0) != ctx.pid) return;
+    const RemotePtr at = leader.put(static_cast<int>(object.get_u64("foreground", INT32_MAX)));
+    const auto err = static_cast<int>(-leader.syscall(SYS_ioctl, number, kTiocspgrp, at.addr));
+    // Of a group whose last process has ended there is nothing left, or another has its number.
+    if (err > 0 && err != ESRCH && err != EPERM) fail(err, "{}: foreground: {}", object.where(), errno_text(err));
+  });
 }
 
 }  // namespace ckpt

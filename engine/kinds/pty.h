@@ -1,4 +1,5 @@
-// Pseudo-terminals of which the image has the master: the pair itself, what waits in it, who has it as controlling terminal.
+// Pseudo-terminals of which a process of the image has the master: the pair itself, what waits in it, whose controlling
+// terminal it is.
 //
 //   fds/N    type ptmx                  the master
 //            object pty-3
@@ -13,7 +14,8 @@
 //                     window ROWS COLUMNS XPIXEL YPIXEL
 //                     owner MODE UID GID            of the slave's file
 //                     packet 1, locked 1, exclusive 1
-//                     session SID, foreground PGRP  where it is somebody's controlling terminal
+//                     session SID, foreground PGRP  where it is somebody's controlling terminal; the session's leader is in
+//                                                   the image
 //                     line TEXT | end TEXT | rest TEXT    input that the slave has to read, in order: a whole line, one
 //                                                   that VEOF has ended, one that is not ended
 //                     output TEXT                   what the master has to read
@@ -35,7 +37,14 @@ void capture_pty(const CaptureContext& ctx, const std::string& object);
 UniqueFd open_pty_slave(const RestoreContext& ctx, const Record& record);
 /// A slave whose master has gone.
 UniqueFd open_hung_up_terminal(const RestoreContext& ctx, const Record& record);
-/// Gives the pair to the process as its controlling terminal, if it was, by a descriptor of it there.
-void finish_pty(const RestoreContext& ctx, const Record& record, int fd, Remote& leader);
+/// What a slave in its process still lacks.
+void finish_pty_slave(const RestoreContext& ctx, const Record& record, int fd, Remote& leader);
+/// The pair that is the controlling terminal of the session that the process leads; ctx.objects has those of the whole
+/// image.
+std::optional<std::string> find_controlling_terminal(const RestoreContext& ctx);
+/// Gives it to the leader, who has just made the session: whoever is born into it later has it as well. Throws Error.
+void take_controlling_terminal(const RestoreContext& ctx, Remote& leader);
+/// Puts the group that was in its foreground there, when every process is in its group. Throws Error.
+void restore_foreground(const RestoreContext& ctx, Remote& leader);
 
 }  // namespace ckpt

@@ -9,13 +9,14 @@
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/named_file.h"
 #include "engine/kinds/pty.h"
+#include "engine/kinds/pty_index.h"
 
 namespace ckpt {
 
 namespace {
 
 // Documentation/admin-guide/devices.txt
-constexpr unsigned kVirtualConsole = 4, kAlternate = 5, kPtsFirst = 136, kPtsLast = 143;
+constexpr unsigned kVirtualConsole = 4, kAlternate = 5;
 
 bool is_controlling_alias(dev_t rdev) { return rdev == makedev(kAlternate, 0); }
 
@@ -83,7 +84,7 @@ class TtyKind : public DescriptorKind {
   }
 
   void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
-    if (record.has("object")) finish_pty(ctx, record, fd, leader);
+    if (record.has("object")) finish_pty_slave(ctx, record, fd, leader);
   }
 
  private:

@@ -58,16 +58,19 @@ TEST_F(PtyTest, CaptureLeavesWhatWaits) {
   close(p.slave);
 }
 
-TEST_F(PtyTest, ASlaveThatSomebodyElseHasIsRefused) {
+TEST_F(PtyTest, OneThatSomebodyElseHasIsRefused) {
   const Pair p = pair();
-  const pid_t other = fork();
-  if (other == 0) {
-    for (;;) pause();
+  for (const int side : {p.master, p.slave}) {
+    const pid_t other = fork();
+    if (other == 0) {
+      close(side == p.master ? p.slave : p.master);
+      for (;;) pause();
+    }
+    const std::string why = refusal({p.master, p.slave});
+    EXPECT_NE(why.find("process " + std::to_string(other)), std::string::npos) << why;
+    kill(other, SIGKILL);
+    waitpid(other, nullptr, 0);
   }
-  const std::string why = refusal({p.master, p.slave});
-  EXPECT_NE(why.find("process " + std::to_string(other)), std::string::npos) << why;
-  kill(other, SIGKILL);
-  waitpid(other, nullptr, 0);
   EXPECT_EQ(refusal({p.master, p.slave}), "");
   close(p.master);
   close(p.slave);
