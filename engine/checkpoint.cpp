@@ -200,6 +200,8 @@ void Capture::capture_stopped(StoppedProcess& process) {
   ctx.objects = &objects_;
   ctx.later = &later_;
   ctx.later_bytes = &later_bytes_;
+  std::vector<uint64_t> exit_words;
+  ctx.exit_words = &exit_words;
   const std::vector<OpenFd> fds = read_fd_table(pid_, proc_dir_.get());
   refuse_descriptors(pid_, fds);  // it may have opened something since
   capture_descriptors(ctx, fds);
@@ -209,6 +211,7 @@ void Capture::capture_stopped(StoppedProcess& process) {
   check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process.finish_calls();
+  snapshot_->spare(std::move(exit_words));
   snapshot_->fix(memory_.vmas(), process.leader());
   process.finish_calls();
 }

@@ -30,6 +30,30 @@ int memory_failure_policy(const CaptureContext& ctx, const Remote& thread) {
   return (*flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE;
 }
 
+/// Where the kernel writes at the thread's end: the word of set_tid_address(2), and those of the robust futexes that it
+/// holds (exit_robust_list() in kernel/futex/core.c; Documentation/locking/robust-futex-ABI.rst).
+void note_exit_words(const CaptureContext& ctx, Remote& thread, uint64_t tid_word, uint64_t head) {
+  if (ctx.exit_words == nullptr) return;
+  if (tid_word != 0) ctx.exit_words->push_back(tid_word);
+  if (head == 0) return;
+  constexpr size_t kLimit = 2048;  // ROBUST_LIST_LIMIT
+  struct {
+    uint64_t next, offset, pending;
+  } list{};
+  const auto word_of = [&](uint64_t entry) { return (entry & ~uint64_t{1}) + list.offset; };   // bit 0: with inheritance
+  try {
+    thread.read(RemotePtr{head}, std::as_writable_bytes(std::span(&list, 1)));
+    if (list.pending != 0) ctx.exit_words->push_back(word_of(list.pending));
+    uint64_t entry = list.next;
+    for (size_t i = 0; i < kLimit && (entry & ~uint64_t{1}) != head; ++i) {
+      ctx.exit_words->push_back(word_of(entry));
+      entry = thread.get<uint64_t>(RemotePtr{entry & ~uint64_t{1}});
+    }
+  } catch (const Error& e) {
+    if (e.err() != EFAULT) throw;  // the kernel gives up there as well
+  }
+}
+
 }  // namespace
 
 void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out) {
@@ -39,12 +63,14 @@ void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out
   out.add("name", comm);
 
   thread.call("prctl(PR_GET_TID_ADDRESS)", SYS_prctl, PR_GET_TID_ADDRESS, thread.scratch().addr, 0, 0, 0);
-  out.add_hex("clear_child_tid", thread.get<uint64_t>(thread.scratch()));
+  const auto tid_word = thread.get<uint64_t>(thread.scratch());
+  out.add_hex("clear_child_tid", tid_word);
 
   uint64_t head = 0;
   uint64_t length = 0;
   if (::syscall(SYS_get_robust_list, tid, &head, &length) != 0) fail_errno("{}: thread {}: robust list", ctx.pid, tid);
   out.add("robust_list", fmt::format("{:#x} {}", head, length));
+  note_exit_words(ctx, thread, tid_word, head);
 
   __ptrace_rseq_configuration rseq{};
   if (::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread.tid(), sizeof rseq, &rseq) == sizeof rseq &&

@@ -129,6 +129,12 @@ Outcome PieceKeeper::save(Piece& piece, size_t first, size_t last) const {
   return outcome == Outcome::done ? save_runs(piece, first, last, true) : outcome;
 }
 
+Outcome PieceKeeper::save_early(Piece& piece, size_t page) const {
+  if (piece.taken[page]) return Outcome::done;
+  piece.present.set(page);   // or it would not be copied; the scan will tell the truth
+  return save_run(piece, page, page + 1, true);
+}
+
 Outcome PieceKeeper::save_before_removal(Piece& piece, size_t first, size_t last) const {
   // A scan cannot be confirmed now; the copier makes it soon after the instant.
   return piece.scanned ? save_runs(piece, first, last, false) : Outcome::changing;

@@ -95,6 +95,8 @@ class PieceKeeper {
   /// Copies pages [first, last) into side pages and un-protects them, for a thread that wants to write.
   Outcome save(Piece& piece, size_t first, size_t last) const;
   /// As save(), but while madvise waits for its event to be read: nothing can be un-protected, nor need it be.
+  /// The same for one page of a piece that may not have been scanned yet; not to be repeated where it does not succeed.
+  Outcome save_early(Piece& piece, size_t page) const;
   Outcome save_before_removal(Piece& piece, size_t first, size_t last) const;
   /// Hands pages [first, last) to the copier and un-protects them. What was handed over even where the outcome is not
   /// `done` is `fetched`, in pages: go on from there, each page is handed out once.

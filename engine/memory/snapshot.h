@@ -61,6 +61,10 @@ class Snapshot {
   /// While the process runs again (traced): the long preparation that makes the stop short.
   virtual void arm(const std::vector<Vma>&) {}
 
+  /// While stopped, before fix(): addresses of words that the kernel writes for a thread that ends, and gives up where a
+  /// fault would have to be waited for (handle_userfault() in fs/userfaultfd.c does not wait for one that exits). Their
+  /// pages must not be protected. Duplicates are allowed.
+  virtual void spare(std::vector<uint64_t>) {}
   /// While stopped: fixes the instant. `vmas` is the table as of the stop (VmFlags are not needed).
   virtual void fix(const std::vector<Vma>& vmas, Remote& leader) = 0;
   /// True where the process must stay stopped until everything has been read ("copy").

@@ -41,6 +41,7 @@ class WriteProtectSnapshot : public Snapshot {
   bool wants_prepare_stop() const override { return true; }
   void prepare(const std::vector<Vma>& vmas, Remote& leader) override;
   void arm(const std::vector<Vma>& vmas) override;
+  void spare(std::vector<uint64_t> addresses) override { spared_ = std::move(addresses); }
   void fix(const std::vector<Vma>& vmas, Remote& leader) override;
   std::vector<Range> touched(const Vma& vma) override;
   void read(Range range, std::span<std::byte> out) override;
@@ -52,6 +53,7 @@ class WriteProtectSnapshot : public Snapshot {
   size_t protect_all();
   size_t protect_dirty(Piece& piece);
   void protect_now(Range range);
+  void take_spared();
   void drop_pieces_beyond(const std::vector<Vma>& vmas);
   std::vector<Range> gaps(const std::vector<Vma>& vmas);
   void fix_gap(const std::vector<Vma>& vmas, Range gap);
@@ -62,6 +64,7 @@ class WriteProtectSnapshot : public Snapshot {
   ProtectedMemory shared_;
   StopCopies copies_;
   std::vector<Range> registered_;
+  std::vector<uint64_t> spared_;
   std::unique_ptr<FaultHandler> handler_;
 };
 
@@ -168,7 +171,24 @@ void WriteProtectSnapshot::fix(const std::vector<Vma>& vmas, Remote&) {
     shared_.table.drop(piece);
   }
   for (const Range& gap : gaps(vmas)) fix_gap(vmas, gap);
+  take_spared();
   shared_.fixed = true;
+}
+
+/// Copies the pages of spare() now and lets them be written to.
+void WriteProtectSnapshot::take_spared() {
+  for (uint64_t& address : spared_) address = address / kPageSize * kPageSize;
+  std::sort(spared_.begin(), spared_.end());
+  spared_.erase(std::unique(spared_.begin(), spared_.end()), spared_.end());
+  const PieceKeeper keeper = shared_.keeper();
+  for (const uint64_t address : spared_) {
+    Piece* piece = shared_.find(address);
+    if (!piece) continue;   // copied, or not protected
+    const std::lock_guard lock(piece->mutex);
+    if (keeper.save_early(*piece, piece->index(address)) != Outcome::done) {
+      throw SnapshotLost(EAGAIN, fmt::format("{}: memory at {:#x} cannot be spared", shared_.pid, address));
+    }
+  }
 }
 
 /// Gives up pieces that are no longer wholly within one mapping that can be protected.

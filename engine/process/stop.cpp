@@ -48,6 +48,7 @@ void StoppedProcess::find_code() {
   } catch (const Error& e) {
     if (e.err() != EOPNOTSUPP) throw;
   }
+  site_.seccomp = read_status(pid_).seccomp != 0;
 }
 
 bool StoppedProcess::has_leader() const {
@@ -209,7 +210,9 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     if (holds_code(pid_, site_)) {
       site_.mappings = std::move(mappings);
     } else {
+      const bool seccomp = site_.seccomp;   // an exec does not end it
       site_ = find_injection_site(pid_, std::move(mappings));
+      site_.seccomp = seccomp;
     }
   } catch (...) {
     resume();

@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <filesystem>
 #include <thread>
 
 #include "engine/memory/capture_memory.h"
+#include "engine/memory/pieces.h"
 #include "memory_helpers.h"
 #include "ptrace_remote.h"
 
@@ -465,6 +467,57 @@ TEST(WriteProtect, ServesAnUnprivilegedProcessThatReadsIntoItsMemory) {
   EXPECT_EQ(count(), before);
   EXPECT_EQ(difference(image, base, std::string(pages * kPage, 'a')), "");
   ::munmap(base, pages * kPage);
+  ::munmap(board, kPage);
+}
+
+// The kernel does not wait for a fault of a thread that exits: whoever joins it would wait for ever.
+TEST(WriteProtectSnapshot, AThreadMayEndBeforeItsPagesAreCopied) {
+  if (::geteuid() != 0) GTEST_SKIP() << "userfaultfd needs privileges";
+  Board* board = make_board();
+  char* memory = map_pages(16 * kPiecePages);
+  auto* word = reinterpret_cast<std::atomic<int>*>(memory + 8 * kPiecePages * kPage);
+  Child child([&](auto&) {
+    std::memset(memory, 7, 16 * kPiecePages * kPage);
+    ::signal(SIGCHLD, SIG_IGN);
+    // Waits for `command` and ends without touching any memory that is protected.
+    const auto wait_and_end = [](void* b) {
+      while (static_cast<Board*>(b)->command == 0) {
+      }
+      asm volatile("syscall" ::"a"(SYS_exit), "D"(0) : "rcx", "r11", "memory");
+      return 0;
+    };
+    char* stack = map_pages(16);
+    const int tid = ::clone(wait_and_end, stack + 16 * kPage, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
+                            CLONE_SYSVSEM | CLONE_CHILD_CLEARTID | CLONE_PARENT_SETTID, board, word, nullptr, word);
+    board->written = static_cast<uint64_t>(tid);
+    board->done = 1;
+  });
+  wait_until([&] { return board->done == 1; });
+  auto snapshot = make_write_protect_snapshot(child.pid());
+  PtraceRemote remote(child.pid());
+  MapImage image;
+  remote.stop();
+  const auto vmas = child.vmas();
+  snapshot->prepare(vmas, remote);
+  remote.go();
+  snapshot->arm(vmas);
+  remote.stop();
+  snapshot->spare({reinterpret_cast<uint64_t>(word)});
+  snapshot->fix(vmas, remote);
+  remote.go();
+  board->command = 1;
+  int now = -1;
+  wait_until([&] { return ::access(fmt::format("/proc/{}/task/{}", child.pid(), board->written.load()).c_str(), F_OK) != 0; });
+  RemoteMemory(child.pid()).read(reinterpret_cast<uint64_t>(word), std::as_writable_bytes(std::span(&now, 1)));
+  EXPECT_EQ(now, 0) << "its end was not written down";
+  capture_memory(*snapshot, vmas, image, "", nullptr);
+  snapshot->release(nullptr);
+  const auto then = image.bytes_at(reinterpret_cast<char*>(word), sizeof(int));
+  ASSERT_TRUE(then);
+  int kept = 0;
+  std::memcpy(&kept, then->data(), sizeof kept);
+  EXPECT_EQ(static_cast<uint64_t>(kept), board->written.load());
+  ::munmap(memory, 16 * kPiecePages * kPage);
   ::munmap(board, kPage);
 }
 
