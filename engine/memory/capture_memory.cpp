@@ -1,12 +1,12 @@
 #include "engine/memory/capture_memory.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <exception>
 #include <mutex>
 #include <thread>
 
 #include "engine/base/fd.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 namespace {
@@ -14,12 +14,22 @@ namespace {
 /// Below this a second thread costs more than it brings.
 constexpr uint64_t kParallelBytes = 4 << 20;
 
-/// Whether a second thread would have a CPU: it must not take the process's own. From the number of runnable threads of
-/// the whole system, ourselves included (proc(5), /proc/loadavg).
-bool a_cpu_is_free() {
-  unsigned runnable = 0;
-  if (sscanf(read_file("/proc/loadavg").c_str(), "%*s %*s %*s %u/", &runnable) != 1) return false;
-  return runnable < std::thread::hardware_concurrency();
+/// Whether a second thread of ours would have a CPU for itself: it must not take one that the process is using.
+bool a_cpu_is_free(pid_t pid) {
+  const unsigned cpus = std::thread::hardware_concurrency();
+  unsigned used = 1;             // by the first thread
+  try {
+    const UniqueFd proc = open_proc(pid);
+    for (const pid_t tid : list_tasks(proc.get())) {
+      const std::string stat = read_file(proc.get(), fmt::format("task/{}/stat", tid));
+      // The name in parentheses may hold anything, the state stands behind the last one (proc(5)).
+      if (const size_t name_end = stat.rfind(')'); stat.compare(name_end, 3, ") R") == 0) ++used;
+      if (used >= cpus) return false;
+    }
+  } catch (const Error&) {
+    // A thread has ended meanwhile.
+  }
+  return cpus > 1;
 }
 
 /// The queue of blocks that the workers share. Blocks are given out ascending; a segment's sink is let go with its
@@ -104,7 +114,7 @@ CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, 
   }
   result.segments = ranges.size();
   BlockQueue queue(std::move(ranges), image, prefix, cancel);
-  if (result.bytes > kParallelBytes && a_cpu_is_free()) {
+  if (result.bytes > kParallelBytes && a_cpu_is_free(snapshot.pid())) {
     std::thread second([&] { copy_blocks(snapshot, queue); });
     copy_blocks(snapshot, queue);
     second.join();

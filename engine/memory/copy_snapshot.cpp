@@ -17,6 +17,7 @@ class CopySnapshot : public Snapshot {
   }
 
   const char* name() const override { return "copy"; }
+  pid_t pid() const override { return memory_.pid(); }
   bool needs_stop() const override { return !buffered_; }
 
   void fix(const std::vector<Vma>& vmas, Remote&) override {

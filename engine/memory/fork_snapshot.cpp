@@ -27,6 +27,7 @@ class ForkSnapshot : public Snapshot {
   ~ForkSnapshot() override { release(nullptr); }
 
   const char* name() const override { return "fork"; }
+  pid_t pid() const override { return pid_; }
   void fix(const std::vector<Vma>& vmas, Remote& leader) override;
   /// Where no child could be made (limits, memory) the process is copied while it is stopped.
   bool needs_stop() const override { return child_ == 0; }

@@ -17,6 +17,7 @@ class RemoteMemory {
   /// `only_mem` leaves process_vm_readv out: on a copy-on-write child it un-shares nearly every page.
   /// Throws Error(ESRCH, EACCES).
   explicit RemoteMemory(pid_t pid, bool only_mem = false);
+  pid_t pid() const { return pid_; }
 
   /// Exactly to.size() bytes or Error: ESRCH (ended), EIO (not readable).
   void read(uint64_t from, std::span<std::byte> to) const;

@@ -53,6 +53,7 @@ class Snapshot {
   virtual ~Snapshot() = default;
   /// Name for stats and manifest: "write-protect", "fork", "copy".
   virtual const char* name() const = 0;
+  virtual pid_t pid() const = 0;
 
   /// True where prepare() must be called in a short stop of its own before the real one.
   virtual bool wants_prepare_stop() const { return false; }

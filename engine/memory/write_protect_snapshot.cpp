@@ -38,6 +38,7 @@ class WriteProtectSnapshot : public Snapshot {
   ~WriteProtectSnapshot() override { release(nullptr); }
 
   const char* name() const override { return "write-protect"; }
+  pid_t pid() const override { return shared_.pid; }
   bool wants_prepare_stop() const override { return true; }
   void prepare(const std::vector<Vma>& vmas, Remote& leader) override;
   void arm(const std::vector<Vma>& vmas) override;
