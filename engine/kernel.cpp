@@ -54,9 +54,11 @@ bool probe_set_tid() {
 
 /// What `ask` says of a child of ours that is traced and stopped; false where we may not trace at all.
 bool ask_stopped_child(bool (*ask)(const Tracee&)) {
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);   // it has died before that
     for (;;) ::pause();
   }
   bool answer = false;
