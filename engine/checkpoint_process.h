@@ -40,7 +40,6 @@ class ProcessCapture {
  public:
   /// Throws Error(ESRCH).
   ProcessCapture(SharedCapture& shared, pid_t pid);
-  ~ProcessCapture();
   ProcessCapture(const ProcessCapture&) = delete;
   ProcessCapture& operator=(const ProcessCapture&) = delete;
 
@@ -84,7 +83,7 @@ class ProcessCapture {
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
   void capture_memory_map();
-  /// Nothing of ours is left in it. Where it does not stand still this may take a stop of its own.
+  /// Nothing of ours is left in it.
   void release_snapshot() noexcept;
 
   /// Owner of the image as far as this process goes, of which it was taken in the stop: root for one with rights beyond

@@ -6,7 +6,8 @@
 #include <time.h>
 
 #include <algorithm>
-#include <fstream>
+#include <map>
+#include <set>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
@@ -242,11 +243,12 @@ void TreeCapture::stop() {
   }
   if (born_in_stop_) refuse_sharing(pids_of(order_), false);
   // Whoever was seen before the stop and is nowhere now has ended.
-  std::erase_if(members_, [this](const auto& m) { return std::ranges::find(order_, m.get()) == order_.end(); });
+  const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
+  std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });
 }
 
 void TreeCapture::capture_zombie(const Relations& zombie) {
-  const std::string prefix = fmt::format("children/{}/", zombie.pid);
+  const std::string prefix = process_prefix(zombie.pid, shared_.root);
   capture_family(*shared_.image, prefix, zombie);
   shared_.image->put(prefix + "status", read_file(open_proc(zombie.pid).get(), "status"));
 }
@@ -256,7 +258,9 @@ void TreeCapture::capture_stopped() {
   ::clock_gettime(CLOCK_REALTIME, &now);
   time_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   // Whoever has a description first owns it: parents before their children.
-  std::ranges::sort(members_, {}, [this](const auto& m) { return std::ranges::find(order_, m.get()); });
+  std::map<const ProcessCapture*, size_t> place;
+  for (size_t i = 0; i < order_.size(); ++i) place.emplace(order_[i], i);
+  std::ranges::sort(members_, {}, [&](const auto& m) { return place.at(m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
   shared_.queued = find_queued_descriptors(order_.front()->context());
@@ -314,13 +318,18 @@ CheckpointResult TreeCapture::commit() {
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;
   }
+  header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
   shared_.image->write_manifest(header);
   CheckpointResult result;
+  result.stop_ns = stop_ns_;
+  if (shared_.options.deliver) {
+    shared_.options.deliver(*shared_.image);
+    return result;
+  }
   result.name = shared_.options.name.empty() ? std::to_string(shared_.root) : shared_.options.name;
   result.logical_bytes = shared_.image->commit(result.name)->info().logical_bytes;
-  result.stop_ns = stop_ns_;
   return result;
 }
 

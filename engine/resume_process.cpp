@@ -62,7 +62,7 @@ void ProcessResume::read_threads() {
     const std::string path = fmt::format("{}/{}", dir, tid);
     const Record record = Record::parse(shared_.image.read(path), shared_.where + ": " + path);
     check_may_resume(ctx_.caller, record);
-    threads_.push_back({tid, parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
+    threads_.emplace(tid, PlannedThread{parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
   }
 }
 
@@ -86,7 +86,9 @@ void ProcessResume::open_files() {
 }
 
 void ProcessResume::add_threads(Stub& stub) const {
-  for (size_t i = 1; i < threads_.size(); ++i) stub.add_thread(threads_[i].tid);
+  for (const auto& [tid, planned] : threads_) {
+    if (tid != ctx_.pid) stub.add_thread(tid);
+  }
 }
 
 void ProcessResume::open_channel(Stub& stub, int number, size_t spare) {
@@ -135,17 +137,13 @@ void ProcessResume::finish_files(Stub& stub) const {
   restore_foreground(ctx_, stub.leader());
 }
 
-const ProcessResume::PlannedThread& ProcessResume::planned(pid_t tid) const {
-  return *std::ranges::find(threads_, tid, &PlannedThread::tid);
-}
-
 void ProcessResume::restore_state(Stub& stub) const {
   std::vector<Remote*> threads;
   for (const auto& thread : stub.threads()) threads.push_back(thread.get());
   restore_rooms(ctx_, threads);
   restore_answer(shared_.image, ctx_.prefix, stub.leader(), shared_.options.stopped ? CKPT_STOP : 0);
   for (const auto& thread : stub.threads()) {
-    if (planned(thread->tid()).registers.has_tiles()) thread->use_tiles();
+    if (threads_.at(thread->tid()).registers.has_tiles()) thread->use_tiles();
   }
   stub.close_channel();
   restrict_layout(stub, layout_);
@@ -154,10 +152,10 @@ void ProcessResume::restore_state(Stub& stub) const {
 void ProcessResume::make_ready(Stub& stub) const {
   for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
   stub.make_ready([&](StubThread& thread) {
-    const PlannedThread& plan = planned(thread.tid());
-    apply_registers(thread.tid(), plan.registers);
-    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof(plan.signal_mask),
-               &plan.signal_mask) != 0) {
+    const PlannedThread& planned = threads_.at(thread.tid());
+    apply_registers(thread.tid(), planned.registers);
+    uint64_t mask = planned.signal_mask;
+    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof mask, &mask) != 0) {
       fail_errno("{}: signal mask of thread {}", ctx_.pid, thread.tid());
     }
   });

@@ -72,12 +72,10 @@ class ProcessResume {
 
  private:
   struct PlannedThread {
-    pid_t tid = 0;
     RestoredRegisters registers;
     uint64_t signal_mask = 0;
   };
 
-  const PlannedThread& planned(pid_t tid) const;
   void read_threads();
   void open_root();
   void open_channel(Stub& stub, int number, size_t spare);
@@ -86,7 +84,7 @@ class ProcessResume {
 
   SharedResume& shared_;
   RestoreContext ctx_;
-  std::vector<PlannedThread> threads_;   // the main thread first
+  std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
   Layout layout_;
   UniqueFd root_;

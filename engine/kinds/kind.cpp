@@ -169,7 +169,7 @@ bool CaptureContext::has_thread(pid_t tid) const {
 }
 
 std::string RestoreContext::prefix_of(pid_t other) const {
-  return other == (root != 0 ? root : pid) ? "" : fmt::format("children/{}/", other);
+  return process_prefix(other, root != 0 ? root : pid);
 }
 
 UniqueFd CaptureContext::take(int fd) const {

@@ -64,6 +64,7 @@ struct CaptureContext {
   std::vector<std::function<void()>>* later = nullptr;
   /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
   uint64_t* later_bytes = nullptr;
+  bool memory = true;            ///< false: no content of memory is wanted, only what describes it
   /// Addresses of words that the kernel writes when a thread ends (Snapshot::spare); null where nobody asks.
   std::vector<uint64_t>* exit_words = nullptr;
   /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.

@@ -32,16 +32,6 @@ class Trees : public testing::Test {
     ASSERT_EQ(outcome.error, 0) << line << ": " << outcome.sentence;
   }
 
-  /// Killed, archived and resumed.
-  void move_through_archive(Program& program) {
-    const std::string image = std::to_string(program.pid());
-    program.kill_and_reap();
-    const std::string copy = scratch_.path() + "/" + image;
-    ASSERT_TRUE(archive(mount_, image, copy));
-    ASSERT_EQ(resume(mount_, copy), "");
-    program.resumed();
-  }
-
   Mount mount_;
   TemporaryDirectory scratch_;
   const std::string directory_ = scratch_.path() + "/program";
@@ -59,7 +49,7 @@ TEST_P(Askers, are_answered_before_the_stop) {
   ASSERT_TRUE(wait_until([&] { return exists(mount_.path("images/" + image + "/manifest")); }))
       << file("stderr") << read_file(mount_.path("ctl"));
   ASSERT_TRUE(wait_until([&] { return file("lines") == "after 0\n"; })) << file("lines");
-  move_through_archive(*program);
+  move_through_archive(mount_, *program, scratch_.path());
   write_file(directory_ + "/end", "");
   EXPECT_TRUE(program->wait_end());
   const std::string lines = file("lines");
@@ -135,7 +125,7 @@ TEST_P(Works, end_well_through_an_archive) {
   const std::string image = std::to_string(program->pid());
   ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image));
   ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image + " exit"));
-  ASSERT_NO_FATAL_FAILURE(move_through_archive(*program));
+  ASSERT_NO_FATAL_FAILURE(move_through_archive(mount_, *program, scratch_.path()));
   write_file(directory_ + "/go", "");
   EXPECT_TRUE(program->wait_end(std::chrono::seconds(60))) << "it does not end; state " << program->state();
   EXPECT_EQ(file("out"), expected) << file("stderr");

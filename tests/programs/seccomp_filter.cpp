@@ -8,6 +8,9 @@
 
 int main(int argc, char** argv) {
   begin(argc, argv);
+  // Enough for a snapshot that is taken while it runs.
+  std::string memory(8 << 20, 0);
+  fill(memory.data(), memory.size(), 5);
   std::atomic<bool> finish{false}, right{false};
   std::atomic<int> stage{0};
   std::thread other([&] {
@@ -46,6 +49,7 @@ int main(int argc, char** argv) {
   REQUIRE(getpgrp() >= 0, "the other thread's filter is in force here");
   REQUIRE(status_line("Seccomp") == "2" && status_line("Seccomp_filters") == "2", "%s, %s filters",
           status_line("Seccomp").c_str(), status_line("Seccomp_filters").c_str());
+  require_filled(memory.data(), memory.size(), 5, "memory");
   finish = true;
   other.join();
   REQUIRE(right, "the other thread has not looked");
