@@ -125,13 +125,21 @@ void TreeResume::open_files() {
   }
 }
 
+/// No process has the pid, but the group of that number has members: zombies, as a rule, that init is about to reap.
+bool is_left_as_group(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH && ::kill(-pid, 0) == 0; }
+
 // Who has just killed the old processes copies their archive at once; their parents, or init, take a moment to reap them.
 void TreeResume::wait_for_pids() const {
-  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  using namespace std::chrono_literals;
+  const auto start = std::chrono::steady_clock::now();
   for (const pid_t pid : shared_.pids) {
-    while (is_ending(pid) && std::chrono::steady_clock::now() < patience) {
+    const auto in_use = [&] {
+      const auto waited = std::chrono::steady_clock::now() - start;
+      return (waited < 5s && is_ending(pid)) || (waited < 1s && is_left_as_group(pid));
+    };
+    while (in_use()) {
       shared_.check_cancel();
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      std::this_thread::sleep_for(2ms);
     }
   }
 }
