@@ -53,6 +53,8 @@ struct CheckpointOptions {
   bool no_sockets = false;
   /// With `kernel` it is EOPNOTSUPP where the module does not serve.
   EngineChoice engine = EngineChoice::automatic;
+  /// CKPT_NO_PGRP_TTYS: terminals outside are captured as hung up.
+  bool no_pgrp_ttys = false;
   const CancelFlag* cancel = nullptr;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;

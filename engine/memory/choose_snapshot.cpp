@@ -89,7 +89,9 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
   if (target.engine == EngineChoice::automatic && target.without.empty() && module_serves()) {
     return make_kernel_snapshot(target.pid);
   }
-  if (target.without != "write-protect" && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
+  // A userfaultfd that our death leaves behind in a process that may not close it would be its end at the next fault.
+  const bool seccomp = status_field(status, "Seccomp") != "0";
+  if (target.without != "write-protect" && !seccomp && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
     try {
       return make_write_protect_snapshot(target.pid);
     } catch (const Error& e) {
