@@ -12,6 +12,7 @@
 #include "engine/kinds/path_fd.h"
 #include "engine/kinds/pidfd.h"
 #include "engine/kinds/pipe.h"
+#include "engine/kinds/pty.h"
 #include "engine/kinds/self_fd.h"
 #include "engine/kinds/signalfd.h"
 #include "engine/kinds/timerfd.h"
@@ -31,6 +32,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &directory_kind(),
       &pipe_kind(),
       &fifo_kind(),
+      &ptmx_kind(),
       &tty_kind(),
       &unix_socket_kind(),
       &chardev_kind(),
