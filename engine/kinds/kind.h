@@ -148,6 +148,8 @@ struct RestoreContext {
   Remote* leader = nullptr;
   /// Set for complete() only: our own descriptor of the file of fds/N of a process, -1 where the image has no such file.
   std::function<int(pid_t pid, int fd)> file_of;
+  /// What must live until the processes run, and not longer (an attachment that keeps a segment of shared memory).
+  std::vector<std::shared_ptr<void>>* kept = nullptr;
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
