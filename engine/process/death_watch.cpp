@@ -4,7 +4,16 @@
 
 #include <chrono>
 
+#include "engine/process/procfs.h"
+
 namespace ckpt {
+
+void reap_ended_threads(int proc_dir, pid_t pid) {
+  for (const pid_t tid : list_tasks(proc_dir)) {
+    siginfo_t info{};
+    if (tid != pid) ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | WNOHANG | __WALL);
+  }
+}
 
 DeathWatch::~DeathWatch() {
   {
@@ -15,21 +24,11 @@ DeathWatch::~DeathWatch() {
   thread_.join();
 }
 
-void DeathWatch::add(pid_t tid) {
-  const std::lock_guard lock(mutex_);
-  tids_.push_back(tid);
-}
-
-void DeathWatch::run() {
+void DeathWatch::run(int proc_dir, pid_t pid) {
   // Mostly the tracer is through before the first time is up.
-  constexpr std::chrono::milliseconds kInterval{20};
+  constexpr std::chrono::milliseconds kInterval{5};
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, kInterval, [this] { return ends_; })) {
-    for (const pid_t tid : tids_) {
-      siginfo_t info{};
-      ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | WNOHANG | __WALL);
-    }
-  }
+  while (!wake_.wait_for(lock, kInterval, [this] { return ends_; })) reap_ended_threads(proc_dir, pid);
 }
 
 }  // namespace ckpt
