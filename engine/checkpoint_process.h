@@ -28,6 +28,7 @@ struct SharedCapture {
   std::vector<std::function<void()>> later;
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
+  std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
 
   /// Throws Error(EINTR).
   void check_cancel() const;
@@ -71,6 +72,8 @@ class ProcessCapture {
 
   /// In the stop: what the process has in the kernel. read_files() of all processes comes first.
   void read_files();
+  /// For the kinds; SharedCapture::descriptors are there by then.
+  CaptureContext context();
   void capture(const Relations& relations);
   /// The instant of its memory.
   void fix_snapshot();

@@ -50,7 +50,7 @@ class SnapshotLost : public Error {
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  /// Name for stats and manifest: "write-protect", "fork", "copy".
+  /// "write-protect", "fork", "copy", "none".
   virtual const char* name() const = 0;
   virtual pid_t pid() const = 0;
 
@@ -84,6 +84,8 @@ struct SnapshotTarget {
   pid_t pid = 0;
   /// The process is ended or left stopped afterwards: a short stop is worth nothing.
   bool stays_stopped = false;
+  /// False where no memory is wanted: nothing is touched then.
+  bool memory = true;
   /// Name of a strategy not to take (after SnapshotLost): this one and better ones are passed over.
   std::string_view without = {};
   /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.

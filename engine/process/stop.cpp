@@ -215,8 +215,10 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
   try {
     // A running thread may make another one, or execute another program, until it stops itself.
     const auto deadline = stopped_at_ + limit;
-    for (;;) {
-      for (const auto& thread : tracees_) thread->interrupt();
+    for (bool asked = true;; asked = false) {
+      for (const auto& thread : tracees_) {
+        if (!asked) thread->interrupt();
+      }
       for (const auto& thread : tracees_) wait_for(*thread, deadline, cancel);
       for (const auto& thread : tracees_) {
         if (outside_vdso_) leave_vdso(*thread, deadline, cancel);

@@ -65,8 +65,7 @@ long Tracee::request(int what, void* addr, void* data, const char* name) const {
 }
 
 void Tracee::interrupt() {
-  if (state_ != State::running || asked_) return;
-  asked_ = true;
+  if (state_ != State::running) return;
   // ESRCH: it is ending; the wait will tell.
   if (ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) < 0 && errno != ESRCH) {
     fail_errno("{}: thread {}: PTRACE_INTERRUPT", pid_, tid_);
@@ -79,7 +78,6 @@ void Tracee::note_stop(int status) {
     return;
   }
   state_ = State::stopped;
-  if (status >> 16 == PTRACE_EVENT_STOP) asked_ = false;
   if (status >> 16 == PTRACE_EVENT_STOP) group_stopped_ = WSTOPSIG(status) != SIGTRAP;
 }
 
@@ -125,10 +123,7 @@ void Tracee::take(int status) {
   }
   // But the event has swallowed it where it came from inside of clone(2) or execve(2) (ptrace_stop() in kernel/signal.c);
   // and after an execve this is the thread that made it, which may never have been asked.
-  if (event != 0) {
-    asked_ = false;
-    interrupt();
-  }
+  if (event != 0) interrupt();
 }
 
 bool Tracee::look_again() {
@@ -139,13 +134,11 @@ bool Tracee::look_again() {
     int status = 0;
     const pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
     if (got == 0 && stands) return true;
-    asked_ = false;
     state_ = got < 0 ? State::gone : State::running;
     if (got > 0) take(status);
   }
-  if (state_ != State::running) return state_ == State::stopped;
-  asked_ = !wait_stop({}) && ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0;
-  if (state_ != State::running || asked_ || errno != ESRCH) return false;
+  if (state_ != State::running) return false;
+  if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return false;
   // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
   // end is not reported before that of the others.
   const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
