@@ -10,8 +10,14 @@ namespace ckpt {
 
 void reap_ended_threads(int proc_dir, pid_t pid) {
   for (const pid_t tid : list_tasks(proc_dir)) {
+    if (tid == pid) continue;
+    // A wait for ends takes stops of a traced thread too (wait_task_stopped() in kernel/exit.c), which are for its tracer
+    // to be seen: so it is only looked at first.
     siginfo_t info{};
-    if (tid != pid) ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | WNOHANG | __WALL);
+    const auto id = static_cast<id_t>(tid);
+    if (::waitid(P_PID, id, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) != 0 || info.si_pid == 0) continue;
+    const bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
+    if (ended) ::waitid(P_PID, id, &info, WEXITED | WNOHANG | __WALL);
   }
 }
 
