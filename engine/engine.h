@@ -48,6 +48,8 @@ struct CheckpointOptions {
   std::function<void(const ImageSource&)> deliver;
   /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
   bool no_sockets = false;
+  /// CKPT_NO_PGRP_TTYS: terminals outside are captured as hung up.
+  bool no_pgrp_ttys = false;
   const CancelFlag* cancel = nullptr;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;

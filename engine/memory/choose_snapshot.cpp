@@ -75,7 +75,9 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));
   if (own <= kSmallProcess) return make_copy_snapshot(target.pid, own + kGrowth);
-  if (target.without != "write-protect" && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
+  // A userfaultfd that our death leaves behind in a process that may not close it would be its end at the next fault.
+  const bool seccomp = status_field(status, "Seccomp") != "0";
+  if (target.without != "write-protect" && !seccomp && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
     try {
       return make_write_protect_snapshot(target.pid);
     } catch (const Error& e) {
