@@ -21,6 +21,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What a thread makes is ours from birth: or one that ends when it has made the next would be chased for ever. And an exec
+// of it is told: another thread has the id of the main thread then.
+constexpr unsigned kOptions = PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+
 std::string read_or_empty(int dirfd, const std::string& path) {
   try {
     return read_file(dirfd, path);
@@ -96,7 +100,7 @@ bool StoppedProcess::seize_new_threads() {
 bool StoppedProcess::take_if_ours(pid_t tid) {
   const std::string text = read_or_empty(proc_dir_.get(), fmt::format("task/{}/status", tid));
   if (text.empty() || parse_status(text, tid).tracer != ::gettid()) return false;
-  tracees_.push_back(std::make_unique<Tracee>(pid_, tid, Tracee::Ours{}));
+  tracees_.push_back(std::make_unique<Tracee>(pid_, tid, kOptions, Tracee::Ours{}));
   return true;
 }
 
@@ -105,9 +109,7 @@ bool StoppedProcess::seize(pid_t tid) {
   constexpr int kTries = 100;
   for (int tries = 0;; ++tries) {
     try {
-      // What it makes from now on is ours from birth: or one that ends when it has made the next would be chased for ever.
-      // And an exec of it is told: another thread has the id of the main thread then.
-      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC));
+      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, kOptions));
       return true;
     } catch (const Error& e) {
       if (e.err() == ESRCH) return false;
@@ -141,7 +143,7 @@ bool StoppedProcess::take_born_threads(Clock::time_point deadline) {
   }
   for (const pid_t tid : born) {
     if (find(tid) != nullptr) continue;
-    auto thread = std::make_unique<Tracee>(pid_, tid, Tracee::Ours{});
+    auto thread = std::make_unique<Tracee>(pid_, tid, kOptions, Tracee::Ours{});
     if (::faccessat(proc_dir_.get(), fmt::format("task/{}", tid).c_str(), F_OK, 0) == 0) {
       tracees_.push_back(std::move(thread));
     } else {

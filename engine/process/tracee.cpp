@@ -35,6 +35,9 @@ void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
 
 }  // namespace
 
+Tracee::Tracee(pid_t pid, pid_t tid, unsigned options, Ours)
+    : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {}
+
 Tracee::Tracee(pid_t pid, pid_t tid, unsigned options)
     : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {
   if (ptrace_request(PTRACE_SEIZE, tid, nullptr, as_data(options_)) < 0) {

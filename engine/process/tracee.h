@@ -44,9 +44,10 @@ class Tracee {
   /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended),
   /// EPERM.
   Tracee(pid_t pid, pid_t tid, unsigned options = 0);
-  /// A thread that is ours already: from birth (take_born()), or as another one in whose place it has come.
+  /// A thread that is ours already: from birth (take_born()), or as another one in whose place it has come. `options` are
+  /// those that its maker, or the other one, was seized with.
   struct Ours {};
-  Tracee(pid_t pid, pid_t tid, Ours) : pid_(pid), tid_(tid) {}
+  Tracee(pid_t pid, pid_t tid, unsigned options, Ours);
   /// Detaches if the thread is stopped. A thread that still runs stays seized until the calling thread ends.
   ~Tracee();
   Tracee(const Tracee&) = delete;
