@@ -69,6 +69,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   options.no_pgrp_ttys = command.no_pgrp_ttys;
   options.answer_at = command.answer_at;
   options.memory = !command.cpu;
+  options.engine = engine_;
   if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
@@ -80,6 +81,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;
+    if (result.by_module) ++counters_.kernel_checkpoints;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
                        command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));

@@ -18,6 +18,7 @@
 #include "engine/kinds/sock_diag.h"
 #include "engine/memory/page_scan.h"
 #include "engine/memory/userfault.h"
+#include "engine/module.h"
 #include "engine/process/procfs.h"
 #include "engine/process/tracee.h"
 
@@ -158,6 +159,8 @@ std::vector<KernelFeature> probe() {
       {"unix_diag", probe_unix_diag(), "3.3", "unix sockets; needed for them"},
       {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
       {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
+      {"/dev/ckpt", module_serves(), "the module ckpt.ko",
+       "snapshots without a child (engine=kernel), SIGCKPT; root's mounts"},
       {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)"},
   };
 }
