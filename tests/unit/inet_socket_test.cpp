@@ -103,7 +103,9 @@ TEST_F(InetSocketTest, MulticastRefuses) {
 TEST_F(InetSocketTest, APortInUseIsNamed) {
   for (const int type : {SOCK_DGRAM, SOCK_STREAM}) {
     const int fd = bound(type);
-    if (type == SOCK_STREAM) ASSERT_EQ(listen(fd, 1), 0);
+    if (type == SOCK_STREAM) {
+      ASSERT_EQ(listen(fd, 1), 0);
+    }
     const std::string port = std::to_string(ntohs(port_of(fd)));
     capture({fd});
     const Error error = restore_error();
