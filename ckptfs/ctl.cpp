@@ -100,6 +100,10 @@ class CtlHandle : public Handle {
   static Line parse(std::string_view line, const Caller& caller) {
     try {
       Command command = parse_command(line);
+      if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && !caller.our_pids) {
+        fail(EOPNOTSUPP, "{}: a pid of another pid namespace than that of ckptfs, where it is another process",
+             checkpoint->pid);
+      }
       if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && checkpoint->answer_at != 0) {
         // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
         if (checkpoint->pid != caller.pid) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);

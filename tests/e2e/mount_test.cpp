@@ -366,6 +366,14 @@ TEST(Ckptfs, Usage) {
   const TemporaryDirectory directory;
   const std::string mountpoint = directory.path() + "/mnt";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", "store=" + directory.path() + "/store", mountpoint}).status, 0);
+  for (const std::string& wrong : {directory.path() + "/nothing", directory.path() + "/file"}) {
+    if (wrong.ends_with("file")) write_file(wrong, "untouched");
+    const CommandResult refused = run({CKPT_BIN_DIR "/ckptfs", "-o", "store=" + directory.path() + "/store", wrong});
+    EXPECT_NE(refused.status, 0);
+    EXPECT_TRUE(refused.output.starts_with("ckptfs: " + wrong + ": cannot be mounted on: ")) << refused.output;
+    EXPECT_EQ(std::ranges::count(refused.output, '\n'), 1) << refused.output;
+  }
+  EXPECT_EQ(read_file(directory.path() + "/file"), "untouched");
   std::filesystem::create_directory(mountpoint);
   const std::string options = "nonsense,store=" + directory.path() + "/store";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", options, mountpoint}).status, 0);
