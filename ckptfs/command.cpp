@@ -13,7 +13,7 @@ namespace ckpt {
 namespace {
 
 /// CKPT_ flags that cannot be honoured today; ignoring one would break a promise.
-constexpr std::array<std::string_view, 3> kUnsupportedFlags = {"no_pgrp_ttys", "hold_linkcnt", "cpu"};
+constexpr std::array<std::string_view, 1> kUnsupportedFlags = {"no_pgrp_ttys"};
 
 /// A word as it may stand in a message: short, and without what disturbs a terminal.
 std::string shown(std::string_view word) {
@@ -32,7 +32,7 @@ std::string image_name(std::string_view verb, std::string_view name) {
 }
 
 void parse_checkpoint_option(CheckpointCommand& command, const std::string& word) {
-  constexpr std::string_view kNameOption = "name=", kAnswerOption = "answer=";
+  constexpr std::string_view kNameOption = "name=", kAnswerOption = "answer=", kIntoOption = "into=";
   if (word == "exit" || word == "stop") {
     if (command.after != AfterCapture::go_on) {
       fail(EINVAL, "{}: only one of exit and stop can be given", command.pid);
@@ -49,6 +49,16 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
     command.answer_at = *address;
   } else if (word == "no_sockets") {
     command.no_sockets = true;
+  } else if (word.starts_with(kIntoOption)) {
+    const auto fd = parse_u64(std::string_view(word).substr(kIntoOption.size()));
+    if (!fd || *fd > std::numeric_limits<int>::max() || command.into >= 0) {
+      fail(EINVAL, "{}: '{}' is not a descriptor, or a second one", command.pid, shown(word));
+    }
+    command.into = static_cast<int>(*fd);
+  } else if (word == "cpu") {
+    command.cpu = true;
+  } else if (word == "hold_linkcnt") {
+    command.hold_linkcnt = true;
   } else if (std::ranges::find(kUnsupportedFlags, word) != kUnsupportedFlags.end()) {
     fail(EOPNOTSUPP, "{}: the option {} is not supported", command.pid, word);
   } else {
@@ -64,6 +74,9 @@ CheckpointCommand parse_checkpoint(const std::vector<std::string>& words) {
   }
   command.pid = static_cast<pid_t>(*pid);
   for (size_t i = 1; i < words.size(); ++i) parse_checkpoint_option(command, words[i]);
+  if (command.into >= 0 && (command.answer_at == 0 || !command.name.empty())) {
+    fail(EINVAL, "{}: into= goes with answer=, and without name=", command.pid);
+  }
   return command;
 }
 

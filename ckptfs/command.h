@@ -18,6 +18,7 @@
 #include <variant>
 #include <vector>
 
+#include "ckptfs/image_directory.h"
 #include "engine/answer.h"
 #include "engine/engine.h"
 
@@ -27,6 +28,10 @@ struct CheckpointCommand {
   pid_t pid = 0;
   AfterCapture after = AfterCapture::go_on;
   std::string name;   ///< label; empty for the pid
+  bool cpu = false;            ///< CKPT_CPU: registers and tables without memory
+  bool hold_linkcnt = false;   ///< CKPT_HOLD_LINKCNT
+  int into = -1;               ///< descriptor of the process, -1 for images/
+  std::shared_ptr<const ImageDirectory> directory;   ///< for into; ctl's business, who knows the writer
   bool no_sockets = false;             ///< CKPT_NO_SOCKETS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer

@@ -21,7 +21,8 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 
 /// What ckpt_checkpoint returns.
 int flags_of(const CheckpointCommand& command) {
-  const int flags = command.no_sockets ? CKPT_NO_SOCKETS : 0;
+  const int flags = (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.cpu ? CKPT_CPU : 0) |
+                    (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
   switch (command.after) {
     case AfterCapture::exit: return flags | CKPT_EXIT;
     case AfterCapture::stop: return flags | CKPT_STOP;
@@ -55,6 +56,8 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   options.name = command.name;
   options.no_sockets = command.no_sockets;
   options.answer_at = command.answer_at;
+  options.memory = !command.cpu;
+  if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
     if (command.answer) command.answer->give(value);
@@ -69,7 +72,8 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;
-    return fmt::format("{}: checkpointed as {} in {:.1f} ms (stopped {:.1f} ms)", command.pid, result.name,
+    return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
+                       command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));
   } catch (const Error& error) {
     failed(error.err());

@@ -108,6 +108,9 @@ class CtlHandle : public Handle {
         // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
         if (checkpoint->pid != caller.pid) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
         checkpoint->answer = std::make_shared<AnswerSlot>(caller, checkpoint->pid, checkpoint->answer_at);
+        if (checkpoint->into >= 0) {
+          checkpoint->directory = std::make_shared<ImageDirectory>(caller, checkpoint->pid, checkpoint->into);
+        }
       }
       return command;
     } catch (const Error& error) {

@@ -9,6 +9,7 @@
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
+#include "engine/base/record.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/registers.h"
@@ -31,6 +32,15 @@ std::string untraced_status(std::string text, char state, bool group_stopped) {
   return text;
 }
 
+/// Whether one of the processes captured so far gets the children that others leave behind.
+bool has_subreaper(const ImageSource& image) {
+  for (const ImageEntry& entry : image.entries()) {
+    if (entry.path != "process" && !entry.path.ends_with("/process")) continue;
+    if (Record::parse(image.read(entry.path), entry.path).get_u64("child_subreaper", 1) == 1) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 void SharedCapture::check_cancel() const {
@@ -40,16 +50,12 @@ void SharedCapture::check_cancel() const {
 ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
     : shared_(shared),
       pid_(pid),
-      prefix_(pid == shared.root ? "" : fmt::format("children/{}/", pid)),
+      prefix_(process_prefix(pid, shared.root)),
       proc_dir_(open_proc(pid)),
       memory_(pid, proc_dir_.get()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
   status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
-}
-
-ProcessCapture::~ProcessCapture() {
-  if (snapshot_) release_snapshot();
 }
 
 bool ProcessCapture::ended() const {
@@ -84,14 +90,17 @@ void ProcessCapture::look() {
 void ProcessCapture::read_files() { files_ = read_fd_table(pid_, proc_dir_.get()); }
 
 void ProcessCapture::refuse_files() const {
-  refuse_descriptors(pid_, files_, &shared_.descriptors, shared_.options.no_sockets);
+  refuse_descriptors(pid_, files_, shared_.options.no_sockets, &shared_.descriptors);
 }
 
 void ProcessCapture::prepare_snapshot(std::string_view without) {
   SnapshotTarget target;
   target.pid = pid_;
   target.stays_stopped = shared_.options.after != AfterCapture::go_on;
+  target.memory = shared_.options.memory;
   target.without = without;
+  target.only = shared_.options.snapshot;
+  target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
   if (!snapshot_->wants_prepare_stop()) return;
   {
@@ -136,6 +145,26 @@ void ProcessCapture::note_owner(const ProcStatus& status) {
   owner_gid_ = readable && plain ? status.gid[0] : 0;
 }
 
+CaptureContext ProcessCapture::context() {
+  CaptureContext ctx;
+  ctx.pid = pid_;
+  ctx.proc_dir = proc_dir_.get();
+  ctx.pid_fd = pid_fd_.get();
+  ctx.prefix = prefix_;
+  ctx.root = read_link(proc_dir_.get(), "root");
+  ctx.image = shared_.image.get();
+  ctx.leader = &process_->leader();
+  ctx.objects = &shared_.objects;
+  ctx.later = &shared_.later;
+  ctx.later_bytes = &shared_.later_bytes;
+  ctx.memory = shared_.options.memory;
+  ctx.tree = &shared_.descriptors;
+  ctx.fds = &files_;
+  ctx.queued = shared_.queued;
+  ctx.no_sockets = shared_.options.no_sockets;
+  return ctx;
+}
+
 void ProcessCapture::capture(const Relations& relations) {
   ImageSink& image = *shared_.image;
   // First what any call of ours could change.
@@ -147,19 +176,7 @@ void ProcessCapture::capture(const Relations& relations) {
   const bool asked = pid_ == shared_.root && shared_.options.answer_at != 0;
   if (asked) capture_answer(image, prefix_, shared_.options.answer_at);
 
-  CaptureContext ctx;
-  ctx.pid = pid_;
-  ctx.proc_dir = proc_dir_.get();
-  ctx.pid_fd = pid_fd_.get();
-  ctx.prefix = prefix_;
-  ctx.root = read_link(proc_dir_.get(), "root");
-  ctx.image = &image;
-  ctx.leader = &process_->leader();
-  ctx.objects = &shared_.objects;
-  ctx.later = &shared_.later;
-  ctx.later_bytes = &shared_.later_bytes;
-  ctx.tree = &shared_.descriptors;
-  ctx.no_sockets = shared_.options.no_sockets;
+  CaptureContext ctx = context();
   exit_words_.clear();
   ctx.exit_words = &exit_words_;
   refuse_files();  // it may have opened something since
@@ -196,19 +213,6 @@ void ProcessCapture::capture_memory_map() {
   shared_.image->put(prefix_ + "smaps", memory_.smaps());
 }
 
-void ProcessCapture::release_snapshot() noexcept {
-  if (process_ || !snapshot_->wants_release_stop()) {
-    snapshot_->release(process_ && !process_->threads().empty() ? &process_->leader() : nullptr);
-    return;
-  }
-  try {
-    StoppedProcess process(pid_);
-    process.stop();
-    snapshot_->release(&process.leader());
-  } catch (const Error&) {
-    // It has ended, or cannot be stopped now: what is left goes with our descriptors.
-    snapshot_->release(nullptr);
-  }
-}
+void ProcessCapture::release_snapshot() noexcept { snapshot_->release(); }
 
 }  // namespace ckpt

@@ -28,6 +28,7 @@ struct SharedCapture {
   std::vector<std::function<void()>> later;
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
+  std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
 
   /// Throws Error(EINTR).
   void check_cancel() const;
@@ -39,7 +40,6 @@ class ProcessCapture {
  public:
   /// Throws Error(ESRCH).
   ProcessCapture(SharedCapture& shared, pid_t pid);
-  ~ProcessCapture();
   ProcessCapture(const ProcessCapture&) = delete;
   ProcessCapture& operator=(const ProcessCapture&) = delete;
 
@@ -72,6 +72,8 @@ class ProcessCapture {
 
   /// In the stop: what the process has in the kernel. read_files() of all processes comes first.
   void read_files();
+  /// For the kinds; SharedCapture::descriptors are there by then.
+  CaptureContext context();
   void capture(const Relations& relations);
   /// The instant of its memory.
   void fix_snapshot();
@@ -81,7 +83,7 @@ class ProcessCapture {
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
   void capture_memory_map();
-  /// Nothing of ours is left in it. Where it does not stand still this may take a stop of its own.
+  /// Nothing of ours is left in it.
   void release_snapshot() noexcept;
 
   /// Owner of the image as far as this process goes, of which it was taken in the stop: root for one with rights beyond

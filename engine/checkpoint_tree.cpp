@@ -6,11 +6,13 @@
 #include <time.h>
 
 #include <algorithm>
-#include <fstream>
+#include <map>
+#include <set>
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/registers.h"
+#include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
 
 namespace ckpt {
@@ -31,7 +33,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}}, turns_(turns), lessons_(lessons) {
+    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -241,11 +243,12 @@ void TreeCapture::stop() {
   }
   if (born_in_stop_) refuse_sharing(pids_of(order_), false);
   // Whoever was seen before the stop and is nowhere now has ended.
-  std::erase_if(members_, [this](const auto& m) { return std::ranges::find(order_, m.get()) == order_.end(); });
+  const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
+  std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });
 }
 
 void TreeCapture::capture_zombie(const Relations& zombie) {
-  const std::string prefix = fmt::format("children/{}/", zombie.pid);
+  const std::string prefix = process_prefix(zombie.pid, shared_.root);
   capture_family(*shared_.image, prefix, zombie);
   shared_.image->put(prefix + "status", read_file(open_proc(zombie.pid).get(), "status"));
 }
@@ -255,9 +258,12 @@ void TreeCapture::capture_stopped() {
   ::clock_gettime(CLOCK_REALTIME, &now);
   time_ns_ = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   // Whoever has a description first owns it: parents before their children.
-  std::ranges::sort(members_, {}, [this](const auto& m) { return std::ranges::find(order_, m.get()); });
+  std::map<const ProcessCapture*, size_t> place;
+  for (size_t i = 0; i < order_.size(); ++i) place.emplace(order_[i], i);
+  std::ranges::sort(members_, {}, [&](const auto& m) { return place.at(m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
+  shared_.queued = find_queued_descriptors(order_.front()->context());
   for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
@@ -312,13 +318,18 @@ CheckpointResult TreeCapture::commit() {
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;
   }
+  header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
   shared_.image->write_manifest(header);
   CheckpointResult result;
+  result.stop_ns = stop_ns_;
+  if (shared_.options.deliver) {
+    shared_.options.deliver(*shared_.image);
+    return result;
+  }
   result.name = shared_.options.name.empty() ? std::to_string(shared_.root) : shared_.options.name;
   result.logical_bytes = shared_.image->commit(result.name)->info().logical_bytes;
-  result.stop_ns = stop_ns_;
   return result;
 }
 

@@ -41,13 +41,20 @@ struct CheckpointOptions {
   std::string name;            ///< label of the image; empty for the pid
   /// Address of the word by which the process itself hears of it (engine/answer.h), 0 for none.
   uint64_t answer_at = 0;
+  /// False for registers and tables alone: an image to be read, which cannot be resumed.
+  bool memory = true;
+  /// Where the image goes instead of into the store: called when it is whole, and before a process that is not to go on is
+  /// ended or left stopped. What it throws is the checkpoint's failure.
+  std::function<void(const ImageSource&)> deliver;
   /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
   bool no_sockets = false;
   const CancelFlag* cancel = nullptr;
+  /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
+  std::string snapshot;
 };
 
 struct CheckpointResult {
-  std::string name;            ///< of the image
+  std::string name;            ///< of the image; empty where it was delivered
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
   uint64_t total_ns = 0;       ///< until durable
   uint64_t logical_bytes = 0;

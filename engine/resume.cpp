@@ -64,6 +64,10 @@ class TreeResume {
 
 void TreeResume::read_header() {
   const ManifestHeader header = Manifest::parse(shared_.image.read(kManifestName), shared_.where).header;
+  if (!header.memory) {
+    fail(EOPNOTSUPP, "{}: holds registers and tables without memory (it was taken with cpu), and cannot be resumed",
+         shared_.where);
+  }
   utsname uts = {};
   uname(&uts);
   if (header.machine != uts.machine) {
@@ -80,7 +84,7 @@ void TreeResume::read_header() {
   }
   for (const int pid : header.pids) {
     processes_.emplace(pid, std::make_unique<ProcessResume>(shared_, pid));
-    family_.push_back(parse_family(shared_.image, pid == header.pid ? "" : fmt::format("children/{}/", pid), pid));
+    family_.push_back(parse_family(shared_.image, process_prefix(pid, header.pid), pid));
   }
 }
 
@@ -106,7 +110,7 @@ void TreeResume::read_family() {
     if (member.exit_status) fail(EINVAL, "{}: process {} runs, and has ended", shared_.where, member.pid);
   }
   for (const pid_t pid : read_zombies()) {
-    family_.push_back(parse_family(shared_.image, fmt::format("children/{}/", pid), pid));
+    family_.push_back(parse_family(shared_.image, process_prefix(pid, shared_.root), pid));
     if (!family_.back().exit_status) fail(EINVAL, "{}: process {} is not in the manifest", shared_.where, pid);
   }
   for (const Relations& member : family_) shared_.pids.insert(member.pid);
@@ -168,6 +172,7 @@ pid_t TreeResume::run() {
   try {
     return make_all();
   } catch (...) {
+    shared_.tables.clear();
     shared_.objects.clear();
     for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
@@ -188,6 +193,8 @@ pid_t TreeResume::make_all() {
     CpuPin pin(tree.root());
     pin.leave_stubs();
     make_family(tree);
+    for_each(tree, [](ProcessResume& process, Stub& stub) { process.complete_files(stub); });
+    for_each(tree, [](ProcessResume& process, Stub&) { process.adopt_files(); });
     for_each(tree, [](ProcessResume& process, Stub& stub) { process.build(stub); });
   }
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });

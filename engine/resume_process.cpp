@@ -33,8 +33,8 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.caller = shared.caller;
   ctx_.pid = pid;
   ctx_.objects = &shared.objects;
+  ctx_.tables = &shared.tables;
   ctx_.undo = &shared.undo;
-  ctx_.descriptions = &shared.descriptions;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;
   ctx_.prefix = ctx_.prefix_of(pid);
@@ -61,7 +61,7 @@ void ProcessResume::read_threads() {
     const std::string path = fmt::format("{}/{}", dir, tid);
     const Record record = Record::parse(shared_.image.read(path), shared_.where + ": " + path);
     check_may_resume(ctx_.caller, record);
-    threads_.push_back({tid, parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
+    threads_.emplace(tid, PlannedThread{parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
   }
 }
 
@@ -80,29 +80,35 @@ void ProcessResume::open_files() {
   list_segments(shared_.image, ctx_.prefix, layout_.vmas);
   files_.emplace(ctx_, layout_);
   const bool is_root = ctx_.pid == shared_.root;
-  fds_ = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
+  auto fds = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
+  shared_.tables.emplace(ctx_.pid, std::move(fds));
 }
 
 void ProcessResume::add_threads(Stub& stub) const {
-  for (size_t i = 1; i < threads_.size(); ++i) stub.add_thread(threads_[i].tid);
+  for (const auto& [tid, planned] : threads_) {
+    if (tid != ctx_.pid) stub.add_thread(tid);
+  }
 }
 
-void ProcessResume::place_descriptors(Stub& stub) {
-  int highest = -1;
-  for (const RestoredFd& fd : fds_.fds) highest = std::max(highest, fd.fd);
+void ProcessResume::complete_files(Stub& stub) {
+  ctx_.give = [&stub](int local) { return stub.give(local); };
+  const int highest = fds().fds.empty() ? -1 : fds().fds.back().fd;
   stub.open_channel(highest + 1, files_->count());
-  complete_descriptors(ctx_, fds_, stub.leader());
+  complete_descriptors(ctx_, fds(), stub.leader());
+}
+
+void ProcessResume::adopt_files() { adopt_descriptors(ctx_, fds()); }
+
+void ProcessResume::place_descriptors(Stub& stub) {
   std::vector<Placement> to;
-  for (const RestoredFd& fd : fds_.fds) {
-    to.push_back({fds_.files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
+  for (const RestoredFd& fd : fds().fds) {
+    to.push_back({fds().files.at(static_cast<size_t>(fd.file)).get(), fd.fd, fd.cloexec});
   }
-  std::sort(to.begin(), to.end(), [](const Placement& a, const Placement& b) { return a.number < b.number; });
   stub.place(to);
-  fds_.files.clear();
+  fds().files.clear();
 }
 
 void ProcessResume::build(Stub& stub) {
-  ctx_.give = [&stub](int local) { return stub.give(local); };
   place_descriptors(stub);
   build_layout(stub, layout_, *files_);
 }
@@ -113,7 +119,7 @@ void ProcessResume::fill(Stub& stub) const {
 
 void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout_, *files_); }
 
-void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds_, stub.leader()); }
+void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds(), stub.leader()); }
 
 void ProcessResume::restore_state(Stub& stub) const {
   std::vector<Remote*> threads;
@@ -121,8 +127,7 @@ void ProcessResume::restore_state(Stub& stub) const {
   restore_rooms(ctx_, threads);
   restore_answer(shared_.image, ctx_.prefix, stub.leader(), shared_.options.stopped ? CKPT_STOP : 0);
   for (const auto& thread : stub.threads()) {
-    const auto planned = std::ranges::find(threads_, thread->tid(), &PlannedThread::tid);
-    if (planned->registers.has_tiles()) thread->use_tiles();
+    if (threads_.at(thread->tid()).registers.has_tiles()) thread->use_tiles();
   }
   stub.close_channel();
   restrict_layout(stub, layout_);
@@ -131,10 +136,10 @@ void ProcessResume::restore_state(Stub& stub) const {
 void ProcessResume::make_ready(Stub& stub) const {
   for (const auto& thread : stub.threads()) restore_affinity(ctx_, *thread);
   stub.make_ready([&](StubThread& thread) {
-    const auto planned = std::ranges::find(threads_, thread.tid(), &PlannedThread::tid);
-    apply_registers(thread.tid(), planned->registers);
-    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof(planned->signal_mask),
-               &planned->signal_mask) != 0) {
+    const PlannedThread& planned = threads_.at(thread.tid());
+    apply_registers(thread.tid(), planned.registers);
+    uint64_t mask = planned.signal_mask;
+    if (ptrace(static_cast<__ptrace_request>(PTRACE_SETSIGMASK), thread.tid(), sizeof mask, &mask) != 0) {
       fail_errno("{}: signal mask of thread {}", ctx_.pid, thread.tid());
     }
   });

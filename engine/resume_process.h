@@ -28,7 +28,7 @@ struct SharedResume {
   pid_t root = 0;
   std::set<pid_t> pids;                                           ///< of all processes, zombies too
   std::map<std::string, UniqueFd> objects;                        ///< see RestoreContext
-  std::map<std::pair<pid_t, int>, MadeDescription> descriptions;
+  std::map<pid_t, RestoredFds> tables;                            ///< see RestoreContext
   std::vector<std::function<void()>> undo;                        ///< see RestoreContext
 
   /// Throws Error(EINTR).
@@ -53,6 +53,10 @@ class ProcessResume {
   void open_files();
   /// The threads beside the main one, stopped.
   void add_threads(Stub& stub) const;
+  /// What of the descriptors is made with calls of the process.
+  void complete_files(Stub& stub);
+  /// What other processes have made of them, when all have.
+  void adopt_files();
   /// Descriptors and, empty, the address space.
   void build(Stub& stub);
   /// Pages. By several threads: not on one CPU.
@@ -66,7 +70,6 @@ class ProcessResume {
 
  private:
   struct PlannedThread {
-    pid_t tid = 0;
     RestoredRegisters registers;
     uint64_t signal_mask = 0;
   };
@@ -74,15 +77,15 @@ class ProcessResume {
   void read_threads();
   void open_root();
   void place_descriptors(Stub& stub);
+  RestoredFds& fds() const { return shared_.tables.at(ctx_.pid); }
 
   SharedResume& shared_;
   RestoreContext ctx_;
-  std::vector<PlannedThread> threads_;   // the main thread first
+  std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
   Layout layout_;
   UniqueFd root_;
   std::optional<LayoutFiles> files_;
-  RestoredFds fds_;
 };
 
 }  // namespace ckpt

@@ -62,53 +62,20 @@ static long long wait_for_answer(const char *mount, atomic_llong *word, uint64_t
   }
 }
 
-static int checkpoint_as(const char *mount, const char *name, const char *words) {
-  const uint64_t started = ckpt_start_time();
-  atomic_llong word = CKPT_PENDING;
-  if (ckpt_command(mount, "%d%s%s%s answer=%#lx\n", (int)getpid(), words, name ? " name=" : "", name ? name : "",
-                   (unsigned long)&word) != 0) {
-    return -1;
-  }
-  const long long answer = wait_for_answer(mount, &word, started);
-  if (answer >= 0) return (int)answer;
-  errno = (int)-answer;
-  return -1;
-}
-
-static int copy_image(const char *mount, const char *name, int to) {
-  const int from = ckpt_open_image(mount, name, 0);
-  if (from < 0) return -1;
-  const int result = ckpt_copy_tree(from, to);
-  const int error = errno;
-  close(from);
-  errno = error;
-  return result;
-}
-
-static int checkpoint_into(const char *mount, int fd, const char *words) {
-  char name[CKPT_TEMPORARY_NAME_MAX];
-  ckpt_temporary_name(name);
-  const int flags = checkpoint_as(mount, name, words);
-  if (flags < 0 || flags & CKPT_RETURN) return flags;
-  const int result = copy_image(mount, name, fd);
-  const int error = errno;
-  if (ckpt_command(mount, "delete %s\n", name) != 0 && result == 0) return -1;
-  errno = error;
-  return result == 0 ? flags : -1;
-}
-
 int ckpt_checkpoint(int fd, int flags) {
-  char mount[PATH_MAX], words[128];
+  char mount[PATH_MAX], words[128], into[32] = "";
   if (words_of(flags, words) != 0) return -1;
   if (fd < -1) {
     errno = EBADF;
     return -1;
   }
-  if (fd >= 0 && flags & (CKPT_EXIT | CKPT_STOP)) {
-    /* Nobody would be left to write the image. */
-    errno = EOPNOTSUPP;
-    return -1;
-  }
+  if (fd >= 0) snprintf(into, sizeof into, " into=%d", fd);
   if (ckpt_find_mount(mount) != 0) return -1;
-  return fd < 0 ? checkpoint_as(mount, NULL, words) : checkpoint_into(mount, fd, words);
+  const uint64_t started = ckpt_start_time();
+  atomic_llong word = CKPT_PENDING;
+  if (ckpt_command(mount, "%d%s%s answer=%#lx\n", (int)getpid(), words, into, (unsigned long)&word) != 0) return -1;
+  const long long answer = wait_for_answer(mount, &word, started);
+  if (answer >= 0) return (int)answer;
+  errno = (int)-answer;
+  return -1;
 }

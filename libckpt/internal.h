@@ -16,8 +16,8 @@ int ckpt_find_mount(char mount[PATH_MAX]);
 /* Writes one command to the mount's ctl: its error is that of the command. */
 int ckpt_command(const char *mount, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Opens the mount's images/NAME; with `make`, a new one. */
-int ckpt_open_image(const char *mount, const char *name, int make);
+/* Makes the mount's images/NAME, to be filled, and opens it. */
+int ckpt_make_image(const char *mount, const char *name);
 
 /* Removes a directory of images/ that was made so and has been emptied. */
 void ckpt_remove_image(const char *mount, const char *name);

@@ -115,10 +115,10 @@ int ckpt_command(const char *mount, const char *format, ...) {
   return n < 0 ? -1 : 0;
 }
 
-int ckpt_open_image(const char *mount, const char *name, int make) {
+int ckpt_make_image(const char *mount, const char *name) {
   char path[PATH_MAX];
   if (join(path, mount, "images/", name) != 0) return -1;
-  if (make && mkdir(path, 0700) != 0) return -1;
+  if (mkdir(path, 0700) != 0) return -1;
   return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 

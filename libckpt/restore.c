@@ -11,7 +11,7 @@
 #include "internal.h"
 
 static int import_image(const char *mount, const char *name, int from) {
-  const int to = ckpt_open_image(mount, name, 1);
+  const int to = ckpt_make_image(mount, name);
   if (to < 0) return -1;
   const int result = ckpt_copy_tree(from, to);
   const int error = errno;

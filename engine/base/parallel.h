@@ -9,6 +9,15 @@
 
 namespace ckpt {
 
+/// Runs work() here and, where `both`, on a second thread beside it; returns when both are done. It must not throw.
+template <typename F>
+void on_two_threads(bool both, const F& work) {
+  std::thread second;
+  if (both) second = std::thread(work);
+  work();
+  if (second.joinable()) second.join();
+}
+
 /// Calls each(i) for every i below `count`, in ascending order on this thread, and from a second one beside it where
 /// there are at least `worth` items and a second CPU. Returns when all are done. After an exception no further item is
 /// begun, and the first one is thrown again here.
@@ -26,10 +35,7 @@ void for_each_index(size_t count, size_t worth, const F& each) {
       if (!error) error = std::current_exception();
     }
   };
-  std::thread second;
-  if (count >= worth && std::thread::hardware_concurrency() > 1) second = std::thread(work);
-  work();
-  if (second.joinable()) second.join();
+  on_two_threads(count >= worth && std::thread::hardware_concurrency() > 1, work);
   if (error) std::rethrow_exception(error);
 }
 

@@ -38,6 +38,10 @@ std::vector<ImageEntry> ImageSource::below(std::string_view dir) const {
   return out;
 }
 
+std::string process_prefix(pid_t pid, pid_t root) {
+  return pid == root ? "" : "children/" + std::to_string(pid) + "/";
+}
+
 bool valid_image_path(std::string_view path) {
   if (path.empty() || path.size() > 4095 || path.find('\0') != path.npos) return false;
   while (true) {

@@ -2,6 +2,8 @@
 // "fds/3". Where the files live (the store, a directory, the drop box) is behind the two interfaces here.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -75,6 +77,8 @@ class ImageSink {
 
 /// True for a path that may stand in an image: relative, at most 4095 bytes, no empty, "." or ".." component, no NUL.
 bool valid_image_path(std::string_view path);
+/// Where the files of a process stand in the image of `root` and its descendants: "" or "children/PID/".
+std::string process_prefix(pid_t pid, pid_t root);
 
 /// An image in an ordinary directory (an archive). Opens the directory once and never follows a symbolic link out
 /// of it; special files are refused. The caller must keep the tree unchanged meanwhile.

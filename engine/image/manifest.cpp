@@ -67,6 +67,7 @@ std::string Manifest::to_json() const {
   field("pid", std::to_string(h.pid));
   field("pids", fmt::format("[{}]", fmt::join(h.pids, ", ")));
   field("command", quote(h.command));
+  if (!h.memory) field("memory", "false");
   field("uid", std::to_string(h.uid));
   field("gid", std::to_string(h.gid));
   out += "  \"files\": {";

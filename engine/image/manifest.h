@@ -34,6 +34,7 @@ struct ManifestHeader {
   int pid = 0;           ///< root process
   std::vector<int> pids; ///< every process, the root first
   std::string command;   ///< comm of the root process
+  bool memory = true;    ///< false: registers and tables alone, nothing that could be resumed
   uint32_t uid = 0;      ///< owner of the image
   uint32_t gid = 0;
 };

@@ -29,7 +29,7 @@ class ManifestParser : public nlohmann::json_sax<Json> {
   Manifest finish();
 
   bool null() override { return other(); }
-  bool boolean(bool) override { return other(); }
+  bool boolean(bool value) override;
   bool number_integer(number_integer_t) override { return other(); }
   bool number_float(number_float_t, const string_t&) override { return other(); }
   bool binary(binary_t&) override { return other(); }
@@ -128,7 +128,7 @@ bool ManifestParser::key(string_t& name) {
   ignore_next_ = place_ == Place::file
                      ? !is_any_of(name, {"type", "size", "digest"})
                      : !is_any_of(name, {"format", "digest", "machine", "kernel", "hostname", "engine", "time", "stop_ns",
-                                         "xfeatures", "pid", "pids", "command", "uid", "gid", "files"});
+                                         "xfeatures", "pid", "pids", "command", "memory", "uid", "gid", "files"});
   return true;
 }
 
@@ -166,6 +166,12 @@ void ManifestParser::header_number(uint64_t value) {
   } else {
     refuse_type();
   }
+}
+
+bool ManifestParser::boolean(bool value) {
+  if (place_ != Place::header || key_ != "memory") return other();
+  out_.header.memory = value;
+  return true;
 }
 
 bool ManifestParser::string(string_t& value) {

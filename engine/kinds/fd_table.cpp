@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/kind.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 
@@ -95,25 +96,6 @@ std::optional<OpenFd> read_fd(int fd_dir, int info_dir, int number) {
   fd.flags = static_cast<uint32_t>(parse_number(fd.info("flags"), 8));
   fd.mnt_id = static_cast<int>(parse_number(fd.info("mnt_id"), 10));
   return fd;
-}
-
-/// Filesystem types by mount id, from /proc/PID/mountinfo: the id is the first word, the type follows " - ".
-std::map<int, std::string> read_mount_types(int proc_dir) {
-  std::map<int, std::string> types;
-  const std::string text = read_file(proc_dir, "mountinfo");
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find('\n'), rest.size());
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    const size_t dash = line.find(" - ");
-    if (dash == std::string_view::npos) continue;
-    int id = 0;
-    std::from_chars(line.data(), line.data() + line.size(), id);
-    const std::string_view after = line.substr(dash + 3);
-    types.emplace(id, after.substr(0, after.find(' ')));
-  }
-  return types;
 }
 
 void fill_mount_types(std::vector<OpenFd>& fds, int proc_dir) {

@@ -140,11 +140,12 @@ UniqueFd duplicate(int fd, const std::string& where) {
   return copy;
 }
 
-/// The description that another process of the image has made.
-const MadeDescription& description_of(const RestoreContext& ctx, const ParsedFd& parsed) {
-  if (ctx.descriptions != nullptr) {
-    const auto made = ctx.descriptions->find({parsed.shares_pid, parsed.shares});
-    if (made != ctx.descriptions->end()) return made->second;
+/// The descriptor of another process of the image that shares its description.
+const RestoredFd& owner_of(const RestoreContext& ctx, const ParsedFd& parsed) {
+  if (ctx.tables != nullptr) {
+    const auto table = ctx.tables->find(parsed.shares_pid);
+    const RestoredFd* fd = table == ctx.tables->end() ? nullptr : table->second.find(parsed.shares);
+    if (fd != nullptr && !fd->shared) return *fd;
   }
   fail(EINVAL, "{}: shares {}:{}, which is not in the image before it with a file of its own", parsed.record.where(),
        parsed.shares_pid, parsed.shares);
@@ -153,7 +154,9 @@ const MadeDescription& description_of(const RestoreContext& ctx, const ParsedFd&
 }  // namespace
 
 void TreeDescriptors::add(pid_t pid, const std::vector<OpenFd>& fds) {
+  if (pids.empty()) root = pid;
   pids.insert(pid);
+  tables.push_back(&fds);
   for (const OpenFd& fd : fds) by_inode.emplace(std::make_pair(fd.st.st_dev, fd.st.st_ino), &fd);
 }
 
@@ -166,12 +169,20 @@ bool CaptureContext::has_thread(pid_t tid) const {
 }
 
 std::string RestoreContext::prefix_of(pid_t other) const {
-  return other == (root != 0 ? root : pid) ? "" : fmt::format("children/{}/", other);
+  return process_prefix(other, root != 0 ? root : pid);
 }
 
 UniqueFd CaptureContext::take(int fd) const {
   UniqueFd mine(static_cast<int>(syscall(SYS_pidfd_getfd, pid_fd, fd, 0)));
   if (!mine) fail_errno("{}: fd {}: pidfd_getfd", pid, fd);
+  return mine;
+}
+
+UniqueFd CaptureContext::take(const OpenFd& fd) const {
+  if (fd.pid == pid) return take(fd.fd);
+  const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, fd.pid, 0)));
+  UniqueFd mine(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), fd.fd, 0)));
+  if (!mine) fail_errno("{}: fd {}: pidfd_getfd", fd.pid, fd.fd);
   return mine;
 }
 
@@ -186,21 +197,26 @@ std::vector<const OpenFd*> CaptureContext::holders(dev_t dev, ino_t inode) const
   return all;
 }
 
-bool CaptureContext::holds(dev_t dev, ino_t inode) const {
-  // What is under way in its sockets is open here, in our own process.
-  return std::ranges::any_of(holders(dev, inode),
-                             [this](const OpenFd* fd) { return fd->pid == pid || fd->pid == ::getpid(); });
-}
-
 bool CaptureContext::may_hold_more() const {
-  return queued == nullptr && std::ranges::any_of(*fds, [this](const OpenFd& fd) {
-           return fd.shares < 0 && is_unix_socket(fd) && has_unread(take(fd.fd).get());
-         });
+  if (queued != nullptr) return false;
+  const auto holds_more = [this](const OpenFd& fd) {
+    if (fd.shares >= 0 || !is_unix_socket(fd)) return false;
+    try {
+      return has_unread(take(fd).get());
+    } catch (const Error&) {
+      return true;  // it is closed by now, and may have been read
+    }
+  };
+  if (!tree->may_hold_more) {
+    tree->may_hold_more = std::ranges::any_of(
+        tree->tables, [&](const std::vector<OpenFd>* table) { return std::ranges::any_of(*table, holds_more); });
+  }
+  return *tree->may_hold_more;
 }
 
 const std::map<ino_t, UnixDiag>& CaptureContext::unix_sockets() const {
-  if (!unix_sockets_) unix_sockets_ = std::make_shared<const std::map<ino_t, UnixDiag>>(list_unix_sockets());
-  return *unix_sockets_;
+  if (!tree->unix_sockets) tree->unix_sockets = std::make_shared<const std::map<ino_t, UnixDiag>>(list_unix_sockets());
+  return *tree->unix_sockets;
 }
 
 const UnixDiag* CaptureContext::unix_socket(ino_t inode) const {
@@ -223,7 +239,7 @@ const DescriptorKind& kind_named(std::string_view type, const std::string& where
   fail(EOPNOTSUPP, "{}: the type '{}' is not known to this version", where, escape(type));
 }
 
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, const TreeDescriptors* tree, bool no_sockets) {
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets, const TreeDescriptors* tree) {
   const std::string dir = fmt::format("/proc/{}", pid);
   const UniqueFd proc_dir = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
   const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
@@ -251,13 +267,13 @@ void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>&
   CaptureContext ctx = outer;
   TreeDescriptors own;
   set_table(ctx, fds, own);
-  ctx.queued = find_queued_descriptors(ctx);
+  if (!ctx.queued) ctx.queued = find_queued_descriptors(ctx);
   // Handing records to the image can wait until the process goes on; making them cannot.
   auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
   for (const OpenFd& fd : fds) {
     records->emplace_back(fmt::format("{}fds/{}", ctx.prefix, fd.fd), capture_one(ctx, fd).text());
   }
-  capture_queued(ctx, *records);
+  if (ctx.prefix.empty()) capture_queued(ctx, *records);  // once for the whole image
   auto put = [records, image = ctx.image] {
     for (const auto& [path, text] : *records) image->put(path, text);
   };
@@ -281,13 +297,14 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
       restored.inherited = true;
       out.files.push_back(duplicate(given->second, parsed.record.where()));
     } else if (parsed.shares >= 0 && parsed.shares_pid != 0) {
-      const MadeDescription& other = description_of(ctx, parsed);
+      const RestoredFd& owner = owner_of(ctx, parsed);
       restored.file = static_cast<int>(out.files.size());
-      restored.inherited = other.inherited;
+      restored.inherited = owner.inherited;
       restored.shared = true;
-      restored.placeholder_of = other.made_in_process ? parsed.shares_pid : 0;
       restored.shares = parsed.shares;
-      out.files.push_back(duplicate(other.local, parsed.record.where()));
+      restored.shares_pid = parsed.shares_pid;
+      restored.made_in_process = owner.made_in_process;
+      out.files.emplace_back();
     } else if (parsed.shares >= 0) {
       const RestoredFd& other = out.fds[index.at(parsed.shares)];
       restored.file = other.file;
@@ -300,12 +317,6 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
       restored.file = static_cast<int>(out.files.size());
       out.files.push_back(std::move(file));
       restored.made_in_process = kind.made_in_process();
-      restored.completed_later = kind.completed_later();
-    }
-    if (ctx.descriptions != nullptr && !restored.shared) {
-      ctx.descriptions->emplace(
-          std::make_pair(ctx.pid, fd),
-          MadeDescription{out.files.back().get(), restored.inherited, restored.made_in_process || restored.completed_later});
     }
     restored.record = std::move(parsed.record);
     index.emplace(fd, out.fds.size());
@@ -314,34 +325,49 @@ RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std
   return out;
 }
 
+const RestoredFd* RestoredFds::find(int fd) const {
+  const auto it = std::ranges::lower_bound(fds, fd, {}, &RestoredFd::fd);
+  return it != fds.end() && it->fd == fd ? &*it : nullptr;
+}
+
 void complete_descriptors(const RestoreContext& outer, RestoredFds& fds, Remote& leader) {
   RestoreContext ctx = outer;
   ctx.leader = &leader;
-  std::set<int> complete;  // files
-  const auto complete_one = [&](const RestoredFd& fd) {
+  const auto complete_one = [&ctx](RestoredFds& table, const RestoredFd& fd) {
     if (fd.inherited || fd.shared) return;
     const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
-    if (!kind.completed_later() || !complete.insert(fd.file).second) return;
+    if (!kind.completed_later() || !table.complete.insert(fd.file).second) return;
     UniqueFd file = kind.complete(ctx, fd.record);
     restore_locks(file.get(), fd.record);
-    fds.files.at(static_cast<size_t>(fd.file)) = std::move(file);
+    table.files.at(static_cast<size_t>(fd.file)) = std::move(file);
   };
-  ctx.file_of = [&](int number) {
-    const auto it = std::ranges::find(fds.fds, number, &RestoredFd::fd);
-    if (it == fds.fds.end()) return -1;
-    complete_one(*it);
-    return fds.files.at(static_cast<size_t>(it->file)).get();
+  ctx.file_of = [&](pid_t pid, int number) {
+    RestoredFds* table = pid == ctx.pid ? &fds : nullptr;
+    if (table == nullptr && ctx.tables != nullptr && ctx.tables->contains(pid)) table = &ctx.tables->at(pid);
+    const RestoredFd* fd = table == nullptr ? nullptr : table->find(number);
+    if (fd == nullptr || fd->shares_pid != 0) return -1;
+    complete_one(*table, *fd);
+    return table->files.at(static_cast<size_t>(fd->file)).get();
   };
-  for (const RestoredFd& fd : fds.fds) complete_one(fd);
+  for (const RestoredFd& fd : fds.fds) complete_one(fds, fd);
+}
+
+void adopt_descriptors(const RestoreContext& ctx, RestoredFds& fds) {
+  for (const RestoredFd& fd : fds.fds) {
+    if (fd.shares_pid == 0) continue;
+    const RestoredFds& owner = ctx.tables->at(fd.shares_pid);
+    const UniqueFd& file = owner.files.at(static_cast<size_t>(owner.find(fd.shares)->file));
+    fds.files.at(static_cast<size_t>(fd.file)) = duplicate(file.get(), fd.record.where());
+  }
 }
 
 namespace {
 
 /// Takes the real description from the process that owns it, where it stands by now.
 void take_from_owner(const RestoreContext& ctx, const RestoredFd& fd, Remote& leader) {
-  const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, fd.placeholder_of, 0)));
+  const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, fd.shares_pid, 0)));
   const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), fd.shares, 0)));
-  if (!local) fail_errno("{}: taking {} of process {}", fd.record.where(), fd.shares, fd.placeholder_of);
+  if (!local) fail_errno("{}: taking {} of process {}", fd.record.where(), fd.shares, fd.shares_pid);
   const auto given = static_cast<uint64_t>(ctx.give(local.get()));
   leader.call("dup3", SYS_dup3, given, static_cast<uint64_t>(fd.fd), fd.cloexec ? O_CLOEXEC : 0);
   leader.call("close", SYS_close, given);
@@ -354,7 +380,7 @@ void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remot
   // Descriptors that are made in the process first: an epoll instance may watch them.
   for (const RestoredFd& fd : fds.fds) {
     if (fd.inherited) continue;
-    if (fd.placeholder_of != 0) {
+    if (fd.made_in_process && fd.shares_pid != 0) {
       take_from_owner(ctx, fd, leader);
       replaced.emplace(fd.file, fd.fd);
     } else if (fd.made_in_process) {

@@ -35,7 +35,12 @@ struct UnixDiag;
 /// All that the processes of one checkpoint have open.
 struct TreeDescriptors {
   std::set<pid_t> pids;          ///< the processes, zombies too
+  pid_t root = 0;                ///< the first that was added
+  std::vector<const std::vector<OpenFd>*> tables;
   std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> by_inode;
+  // Found out when somebody asks the first time (CaptureContext).
+  mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets;
+  mutable std::optional<bool> may_hold_more;
 
   /// The tables must outlive this and stay as they are. Those of several processes have `shares` across them filled in
   /// (find_shared_descriptions).
@@ -57,22 +62,24 @@ struct CaptureContext {
   std::vector<std::function<void()>>* later = nullptr;
   /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
   uint64_t* later_bytes = nullptr;
+  bool memory = true;            ///< false: no content of memory is wanted, only what describes it
   /// Addresses of words that the kernel writes when a thread ends (Snapshot::spare); null where nobody asks.
   std::vector<uint64_t>* exit_words = nullptr;
   /// The whole table, set by capture_descriptors() and refuse_descriptors() for the kinds.
   const std::vector<OpenFd>* fds = nullptr;
   /// Those of all processes of the checkpoint; set with `fds` where it was null, to this process alone.
   const TreeDescriptors* tree = nullptr;
-  /// Descriptors under way in unix sockets (unix_queue.h), set by capture_descriptors(); null before.
+  /// Descriptors under way in unix sockets (unix_queue.h), of the whole checkpoint; set by capture_descriptors() where it is
+  /// null, which it is before the stop.
   std::shared_ptr<const QueuedDescriptors> queued;
   /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
   bool no_sockets = false;
 
-  /// Every descriptor of the checkpoint that leads to this inode, those under way in this process's sockets as well:
+  /// Every descriptor of the checkpoint that leads to this inode, those under way in its sockets as well:
   /// whether all ends of something are in the image.
   std::vector<const OpenFd*> holders(dev_t dev, ino_t inode) const;
-  /// Whether this process has one of them.
-  bool holds(dev_t dev, ino_t inode) const;
+  /// Whether there is one.
+  bool holds(dev_t dev, ino_t inode) const { return !holders(dev, inode).empty(); }
   /// Before the stop: whether a descriptor that holders() does not name could be under way in a socket.
   bool may_hold_more() const;
   /// The unix socket as the kernel's socket monitor tells of it, read once for the whole table; null for none.
@@ -85,9 +92,8 @@ struct CaptureContext {
   /// Whether a process, or a thread's, is part of the checkpoint.
   bool has_process(pid_t other) const { return other == pid || (tree != nullptr && tree->pids.contains(other)); }
   bool has_thread(pid_t tid) const;
-
- private:
-  mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets_;
+  /// The same of any process of the checkpoint.
+  UniqueFd take(const OpenFd& fd) const;
 };
 
 /// One open descriptor, as /proc tells of it.
@@ -112,12 +118,7 @@ struct OpenFd {
 
 // ---- restore ----------------------------------------------------------------------------------------------------
 
-/// A file description that has been made here, for descriptors of other processes that share it.
-struct MadeDescription {
-  int local = -1;                ///< owned by the RestoredFds of its process
-  bool inherited = false;
-  bool made_in_process = false;  ///< a placeholder: the real one is in its process after finish_descriptors()
-};
+struct RestoredFds;
 
 /// What a room may use to make things again. Files are opened by the engine's own thread, which has taken the caller's
 /// filesystem credentials, then handed to the stub; nothing is opened with more rights than the caller has. For a
@@ -131,8 +132,8 @@ struct RestoreContext {
   int root_fd = -1;              ///< the process's root directory; paths of the image are below it
   /// Objects made so far, by name: made once, shared by every descriptor that names them. Owned here.
   std::map<std::string, UniqueFd>* objects = nullptr;
-  /// The descriptions of the image's processes by (pid, fd), those first whose record comes first; null for one alone.
-  std::map<std::pair<pid_t, int>, MadeDescription>* descriptions = nullptr;
+  /// The descriptors of the image's processes, those first whose records come first; null for one alone.
+  std::map<pid_t, RestoredFds>* tables = nullptr;
   /// All processes of the image, zombies too, and the root process; null and 0 where this is the only one.
   const std::set<pid_t>* pids = nullptr;
   pid_t root = 0;
@@ -141,8 +142,8 @@ struct RestoreContext {
   std::function<int(int local_fd)> give;
   /// Set for complete() and finish() only: system calls of the main thread of the process that is being made.
   Remote* leader = nullptr;
-  /// Set for complete() only: our own descriptor of the file of fds/N, -1 where the image has no such file (yet).
-  std::function<int(int fd)> file_of;
+  /// Set for complete() only: our own descriptor of the file of fds/N of a process, -1 where the image has no such file.
+  std::function<int(pid_t pid, int fd)> file_of;
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
@@ -197,13 +198,14 @@ std::vector<OpenFd> read_fd_table(pid_t pid, int proc_dir);
 OpenFd read_own_fd(int fd);
 /// kcmp(2): whether a descriptor of one process and one of another are the same file description.
 bool same_description(pid_t pid, int fd, pid_t other, int other_fd);
+
 /// Fills in `shares` of all tables anew: the first table that has a description owns it. Takes a comparison for each
 /// descriptor and each doubling of the number of descriptions that could be the same.
 void find_shared_descriptions(std::span<std::vector<OpenFd>* const> tables);
 
 /// All of fds/: refusals (before the stop), capture (during it). `tree` as in CaptureContext.
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, const TreeDescriptors* tree = nullptr,
-                        bool no_sockets = false);
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets = false,
+                        const TreeDescriptors* tree = nullptr);
 void capture_descriptors(const CaptureContext& ctx, const std::vector<OpenFd>& fds);
 
 /// A descriptor ready to be put into the process.
@@ -211,23 +213,25 @@ struct RestoredFd {
   int fd = -1;                   ///< number in the process
   bool cloexec = false;
   int file = -1;                 ///< index into RestoredFds::files
-  bool completed_later = false;  ///< a placeholder until complete_descriptors()
   bool inherited = false;        ///< it, or what it shares, came from `inherit`: finish_descriptors leaves it alone
   bool shared = false;           ///< a lower descriptor, or one of another process, has the same file description
-  bool made_in_process = false;  ///< its file is a placeholder until finish_descriptors()
-  /// So is this one's: the real description is in that process, at number `shares`. 0 for none.
-  pid_t placeholder_of = 0;
-  int shares = -1;
+  int shares = -1;               ///< as in OpenFd, where it is of another process
+  pid_t shares_pid = 0;
+  bool made_in_process = false;  ///< its file, or that of whom it shares, is a placeholder until finish_descriptors()
   Record record;
 };
 struct RestoredFds {
   std::vector<UniqueFd> files;   ///< one a file description
-  std::vector<RestoredFd> fds;
+  std::vector<RestoredFd> fds;   ///< ascending
+  std::set<int> complete;        ///< those of files that have been completed later
+  const RestoredFd* find(int fd) const;
 };
 /// Parses fds/ and makes every file description in this process. `inherit` maps numbers to descriptors to use instead.
 RestoredFds restore_descriptors(const RestoreContext& ctx, const std::vector<std::pair<int, int>>& inherit);
 /// Makes those that are completed_later(), with the calls of a process that has none of the descriptors yet.
 void complete_descriptors(const RestoreContext& ctx, RestoredFds& fds, Remote& leader);
+/// Takes the descriptions that other processes have made, when those of all are complete.
+void adopt_descriptors(const RestoreContext& ctx, RestoredFds& fds);
 /// Second half, when every descriptor stands at its number, every mapping is made, and the descriptors that served to
 /// make them are closed (closing any descriptor of a file drops the process's POSIX locks on it): finish() of every
 /// kind, POSIX locks, signal owners. Touches nothing but the process that `leader` belongs to.

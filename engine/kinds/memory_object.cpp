@@ -162,6 +162,7 @@ std::string capture_memory_object(const CaptureContext& ctx, int fd, const std::
   const int seals = link.starts_with(kMemfd) ? fcntl(fd, F_GET_SEALS) : -1;
   if (seals >= 0) out.add_hex("seals", static_cast<uint64_t>(seals));
   ctx.image->put("objects/" + name, out.text());
+  if (!ctx.memory && out.get("kind") != "deleted") return name;
   const bool constant = seals >= 0 && (seals & F_SEAL_WRITE) != 0 && (seals & F_SEAL_SHRINK) != 0;
   capture_content(ctx, reopen_readable(fd, where), static_cast<uint64_t>(st.st_size), constant,
                   "objects/" + name + ".data", where);

@@ -30,8 +30,10 @@ class Search {
   explicit Search(const CaptureContext& ctx) : ctx_(ctx) {}
 
   std::shared_ptr<const QueuedDescriptors> run() {
-    for (const OpenFd& fd : *ctx_.fds) {
-      if (fd.shares < 0 && is_unix_socket(fd)) look(ctx_.take(fd.fd).get(), fd.st.st_ino);
+    for (const std::vector<OpenFd>* table : ctx_.tree->tables) {
+      for (const OpenFd& fd : *table) {
+        if (fd.shares < 0 && is_unix_socket(fd)) look(ctx_.take(fd).get(), fd.st.st_ino);
+      }
     }
     // Sockets that were found have queues of their own; the list grows meanwhile.
     for (size_t i = 0; i < found_->files.size(); ++i) {
@@ -52,15 +54,14 @@ class Search {
     }
   }
 
-  /// "fd-3" where the process has the same file description, else "queued-0".
+  /// "fd-3", "fd-1234:3" where a process has the same file description, else "queued-0".
   std::string word_for(UniqueFd file) {
     OpenFd info = read_own_fd(file.get());
     const auto [begin, end] = ctx_.tree->by_inode.equal_range({info.st.st_dev, info.st.st_ino});
     for (auto it = begin; it != end; ++it) {
       const OpenFd& other = *it->second;
-      const bool own = other.pid == ctx_.pid && (other.shares < 0 || other.shares_pid != 0);
-      if (own && same_description(ctx_.pid, other.fd, ::getpid(), file.get())) {
-        return fmt::format("fd-{}", other.fd);
+      if (other.shares < 0 && same_description(other.pid, other.fd, ::getpid(), file.get())) {
+        return other.pid == ctx_.tree->root ? fmt::format("fd-{}", other.fd) : fmt::format("fd-{}:{}", other.pid, other.fd);
       }
     }
     for (size_t i = 0; i < found_->files.size(); ++i) {
@@ -125,8 +126,13 @@ void restore_queued(const RestoreContext& ctx, const std::string& object) {
 
 int complete_queued(const RestoreContext& ctx, const std::string& word, const std::string& where) {
   if (word.starts_with("fd-")) {
-    const auto number = parse_u64(word.substr(3));
-    const int fd = number && *number <= INT32_MAX ? ctx.file_of(static_cast<int>(*number)) : -1;
+    const size_t colon = word.find(':');
+    const pid_t root = ctx.root != 0 ? ctx.root : ctx.pid;
+    const std::optional<uint64_t> pid =
+        colon == std::string::npos ? static_cast<uint64_t>(root) : parse_u64(word.substr(3, colon - 3));
+    const auto number = parse_u64(word.substr(colon == std::string::npos ? 3 : colon + 1));
+    const bool valid = pid && number && *pid <= INT32_MAX && *number <= INT32_MAX;
+    const int fd = valid ? ctx.file_of(static_cast<pid_t>(*pid), static_cast<int>(*number)) : -1;
     if (fd < 0) fail(EINVAL, "{}: {} is not in the image", where, word);
     return fd;
   }

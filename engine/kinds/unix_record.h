@@ -22,7 +22,8 @@
 //   message 5                      its size in bytes; of a stream a run of bytes that descriptors or credentials end
 //   cred PID UID GID               of the message above: SCM_CREDENTIALS
 //   from_path, from_abstract       of the message above: the name of its sender
-//   passes fd-3 queued-0           of the message above, SCM_RIGHTS: the file of fds/3, of objects/queued-0
+//   passes fd-3 queued-0           of the message above, SCM_RIGHTS: the file of fds/3 (fd-1234:3: of process 1234), of
+//                                  objects/queued-0
 //
 // objects/queued-N is a record as fds/N, of a file that is only in such a queue.
 #pragma once

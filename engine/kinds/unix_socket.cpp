@@ -128,9 +128,9 @@ class UnixSocketKind : public DescriptorKind {
       return not_possible(fd, mine.get(), "that has sent data before it was accepted");
     }
     if (ctx.no_sockets || ctx.may_hold_more()) return std::nullopt;
-    if (standing.outside) return not_possible(fd, mine.get(), "whose other end is outside the process");
+    if (standing.outside) return not_possible(fd, mine.get(), "whose other end is outside the process tree");
     if (diag->state == TCP_LISTEN && has_strangers(ctx, fd, *diag)) {
-      return not_possible(fd, mine.get(), "with connections from outside the process that are not accepted yet");
+      return not_possible(fd, mine.get(), "with connections from outside the process tree that are not accepted yet");
     }
     return std::nullopt;
   }

@@ -5,7 +5,7 @@
 #include <mutex>
 #include <thread>
 
-#include "engine/base/fd.h"
+#include "engine/base/parallel.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
@@ -21,9 +21,7 @@ bool a_cpu_is_free(pid_t pid) {
   try {
     const UniqueFd proc = open_proc(pid);
     for (const pid_t tid : list_tasks(proc.get())) {
-      const std::string stat = read_file(proc.get(), fmt::format("task/{}/stat", tid));
-      // The name in parentheses may hold anything, the state stands behind the last one (proc(5)).
-      if (const size_t name_end = stat.rfind(')'); stat.compare(name_end, 3, ") R") == 0) ++used;
+      if (read_status(tid).state == 'R') ++used;
       if (used >= cpus) return false;
     }
   } catch (const Error&) {
@@ -114,13 +112,7 @@ CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, 
   }
   result.segments = ranges.size();
   BlockQueue queue(std::move(ranges), image, prefix, cancel);
-  if (result.bytes > kParallelBytes && a_cpu_is_free(snapshot.pid())) {
-    std::thread second([&] { copy_blocks(snapshot, queue); });
-    copy_blocks(snapshot, queue);
-    second.join();
-  } else {
-    copy_blocks(snapshot, queue);
-  }
+  on_two_threads(result.bytes > kParallelBytes && a_cpu_is_free(snapshot.pid()), [&] { copy_blocks(snapshot, queue); });
   queue.rethrow();
   return result;
 }

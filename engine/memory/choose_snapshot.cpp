@@ -43,9 +43,34 @@ bool uses_userfaultfd(const std::vector<Vma>& vmas) {
                      [](const Vma& vma) { return vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui"); });
 }
 
+class NoSnapshot : public Snapshot {
+ public:
+  explicit NoSnapshot(pid_t pid) : pid_(pid) {}
+  const char* name() const override { return "none"; }
+  pid_t pid() const override { return pid_; }
+  void fix(const std::vector<Vma>&, Remote&) override {}
+  std::vector<Range> touched(const Vma&) override { return {}; }
+  void read(Range range, std::span<std::byte>) override {
+    fail(EINVAL, "memory {} is not in the snapshot", range_name(range));
+  }
+  void release() noexcept override {}
+
+ private:
+  const pid_t pid_;
+};
+
 }  // namespace
 
+std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target) {
+  if (name == "write-protect") return make_write_protect_snapshot(target.pid);
+  if (name == "fork") return make_fork_snapshot(target.pid, target.orphans_stay);
+  if (name == "copy") return make_copy_snapshot(target.pid);
+  fail(EINVAL, "'{}' is no way to take a snapshot", name);
+}
+
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas) {
+  if (!target.memory) return std::make_unique<NoSnapshot>(target.pid);
+  if (!target.only.empty() && target.without.empty()) return make_snapshot(target.only, target);
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));
@@ -57,7 +82,7 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
       if (e.err() != EOPNOTSUPP) throw;
     }
   }
-  return make_fork_snapshot(target.pid);
+  return make_fork_snapshot(target.pid, target.orphans_stay);
 }
 
 }  // namespace ckpt

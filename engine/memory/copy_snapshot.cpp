@@ -47,7 +47,7 @@ class CopySnapshot : public Snapshot {
     std::memcpy(out.data(), copied.data(), range.size());
   }
 
-  void release(Remote*) noexcept override {}
+  void release() noexcept override {}
 
  private:
   PageScanner scanner_;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/memory/remote_memory.h"
 #include "engine/memory/userfault.h"
 
@@ -243,10 +244,7 @@ FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, co
       result.method = "userfaultfd";
     }
   }
-  std::thread second;
-  if (large && std::thread::hardware_concurrency() > 1) second = std::thread([&] { filler.work(queue); });
-  filler.work(queue);
-  if (second.joinable()) second.join();
+  on_two_threads(large && std::thread::hardware_concurrency() > 1, [&] { filler.work(queue); });
   queue.rethrow();
   return result;
 }

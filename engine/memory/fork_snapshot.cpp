@@ -2,9 +2,11 @@
 // with a userfaultfd of their own. The stop grows with the page tables (25 ms a GiB of 4 KiB pages), later writes of the
 // process copy pages.
 //
-// The child shares descriptors, filesystem state and semaphore undos, so that it holds nothing open and undoes nothing;
-// it has no exit signal, so that neither wait(2) without __WALL nor SIGCHLD tells of it; it is born traced by us and
-// never runs an instruction: its stack pointer leads nowhere, should it ever be let go.
+// The child is not the process's: another task, the maker, that shares the memory for a moment, makes it and ends, and
+// the process reaps the maker within the stop. So the child belongs to init (or to a subreaper above the process), which
+// reaps it whenever it ends, ours or by our death. Both share descriptors, filesystem state and semaphore undos, so that
+// they hold nothing open and undo nothing; they have no exit signal; they are born traced by us. Let go by our death they
+// return into a call of exit_group(2), and the process waits for the maker by itself.
 #include <sched.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -23,8 +25,9 @@ namespace {
 
 class ForkSnapshot : public Snapshot {
  public:
-  explicit ForkSnapshot(pid_t pid) : pid_(pid), memory_(pid), scanner_(pid) {}
-  ~ForkSnapshot() override { release(nullptr); }
+  ForkSnapshot(pid_t pid, std::function<bool()> orphans_stay)
+      : pid_(pid), orphans_stay_(std::move(orphans_stay)), memory_(pid), scanner_(pid) {}
+  ~ForkSnapshot() override { release(); }
 
   const char* name() const override { return "fork"; }
   pid_t pid() const override { return pid_; }
@@ -33,8 +36,7 @@ class ForkSnapshot : public Snapshot {
   bool needs_stop() const override { return child_ == 0; }
   std::vector<Range> touched(const Vma& vma) override;
   void read(Range range, std::span<std::byte> out) override;
-  bool wants_release_stop() const override { return child_ != 0; }
-  void release(Remote* leader) noexcept override;
+  void release() noexcept override;
 
  private:
   /// What a child does not inherit: MADV_DONTFORK, MADV_WIPEONFORK; and private huge pages, which the kernel takes away
@@ -42,9 +44,13 @@ class ForkSnapshot : public Snapshot {
   static bool inherited(const Vma& vma) {
     return !vma.has_flag("dc") && !vma.has_flag("wf") && !vma.has_flag("ht");
   }
-  bool adopt_child(pid_t child);
+  pid_t make_child(Remote& leader) const;
+  void run_maker(pid_t maker) const;
+  void adopt_child(pid_t child);
+  bool may_have_child() const;
 
   const pid_t pid_;
+  const std::function<bool()> orphans_stay_;
   RemoteMemory memory_;
   PageScanner scanner_;
   StopCopies copies_;
@@ -53,35 +59,70 @@ class ForkSnapshot : public Snapshot {
   std::optional<PageScanner> child_scanner_;
 };
 
-void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
-  // Children of a process in another pid namespace have numbers that are not ours.
-  const std::string status = read_file(fmt::format("/proc/{}/status", pid_));
-  const size_t at = status.find("\nNSpid:\t");
-  if (at != std::string::npos && status.substr(at + 8, status.find('\n', at + 8) - at - 8) != std::to_string(pid_)) {
-    return;
+/// Waits for the next stop or the end of a task that we trace. -1 where there is none.
+int wait_for_task(pid_t task) {
+  int status = -1;
+  while (::waitpid(task, &status, __WALL) < 0) {
+    if (errno != EINTR) return -1;
   }
-  constexpr uint64_t flags = CLONE_PTRACE | CLONE_UNTRACED | CLONE_FILES | CLONE_FS | CLONE_IO | CLONE_SYSVSEM;
-  constexpr uint64_t nowhere = 8;   // no page is ever mapped there
-  const long child = leader.syscall(SYS_clone, flags, nowhere);
-  if (child <= 0 || !adopt_child(static_cast<pid_t>(child))) return;
+  return status;
+}
+
+void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
+  if (!may_have_child()) return;
+  const pid_t child = make_child(leader);
+  if (child == 0) return;
+  adopt_child(child);
   for (const Vma& vma : vmas) {
     if (inherited(vma)) continue;
     for (const Range& run : scanner_.touched(vma)) copies_.copy(memory_, run);
   }
 }
 
-bool ForkSnapshot::adopt_child(pid_t child) {
-  child_ = child;
-  int status = 0;
-  while (::waitpid(child, &status, __WALL) < 0) {
-    if (errno != EINTR) return false;
+bool ForkSnapshot::may_have_child() const {
+  // What a process in another pid namespace makes has numbers that are not ours.
+  const std::string status = read_file(fmt::format("/proc/{}/status", pid_));
+  const size_t at = status.find("\nNSpid:\t");
+  if (at != std::string::npos && status.substr(at + 8, status.find('\n', at + 8) - at - 8) != std::to_string(pid_)) {
+    return false;
   }
-  if (!WIFSTOPPED(status)) fail(ESRCH, "{}: the snapshot's child has ended", pid_);
-  // Should we die, it dies; the process itself does not.
+  return !orphans_stay_ || !orphans_stay_();
+}
+
+/// 0 where none could be made (limits, memory, nothing to return through).
+pid_t ForkSnapshot::make_child(Remote& leader) const {
+  constexpr uint64_t flags = CLONE_PTRACE | CLONE_UNTRACED | CLONE_FILES | CLONE_FS | CLONE_IO | CLONE_SYSVSEM;
+  const RemotePtr child_at = leader.put(uint64_t{0});
+  size_t offset = 64;
+  const RemotePtr child_stack = leader.put_calls({{SYS_exit_group, {0}}}, offset);
+  const RemotePtr maker_stack = leader.put_calls(
+      {{SYS_clone, {flags | CLONE_PARENT_SETTID, child_stack.addr, child_at.addr}}, {SYS_exit_group, {0}}}, offset);
+  if (child_stack.addr == 0 || maker_stack.addr == 0) return 0;
+  // Until the maker's number stands there it is the process's own, of which it is no child.
+  leader.on_our_death({{SYS_wait4, {static_cast<uint64_t>(pid_), 0, __WALL, 0}}});
+  const long maker = leader.syscall(SYS_clone, flags | CLONE_VM | CLONE_PARENT_SETTID, maker_stack.addr,
+                                    leader.on_death_argument(0).addr);
+  if (maker > 0) run_maker(static_cast<pid_t>(maker));
+  leader.drop_first_on_death();
+  if (maker <= 0) return 0;
+  leader.syscall(SYS_wait4, static_cast<uint64_t>(maker), 0, __WALL, 0);
+  return static_cast<pid_t>(leader.get<uint64_t>(child_at));
+}
+
+void ForkSnapshot::run_maker(pid_t maker) const {
+  for (int status = wait_for_task(maker); status >= 0 && WIFSTOPPED(status); status = wait_for_task(maker)) {
+    // Born stopped; or stopped with its process group. Nothing else is due: its signals are blocked.
+    ::ptrace(PTRACE_CONT, maker, 0, 0);
+  }
+}
+
+void ForkSnapshot::adopt_child(pid_t child) {
+  child_ = child;
+  if (!WIFSTOPPED(wait_for_task(child))) fail(ESRCH, "{}: the snapshot's child has ended", pid_);
+  // Should we die, it dies, stopped with its process group or not.
   if (::ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_EXITKILL) != 0) fail_errno("{}: ptrace options of the child", pid_);
   child_memory_.emplace(child, true);
   child_scanner_.emplace(child);
-  return true;
 }
 
 std::vector<Range> ForkSnapshot::touched(const Vma& vma) {
@@ -93,31 +134,32 @@ void ForkSnapshot::read(Range range, std::span<std::byte> out) {
   if (!child_) return memory_.read(range.start, out.first(range.size()));
   uint64_t next = 0;
   const std::span<const std::byte> copied = copies_.at(range.start, next);
-  if (copied.empty()) return child_memory_->read(range.start, out.first(range.size()));
+  if (copied.empty()) {
+    const int err = child_memory_->try_read(range.start, out.first(range.size()));
+    // Killed with its process group, or for want of memory: it says nothing of the process.
+    if (err == ESRCH) throw SnapshotLost(EAGAIN, fmt::format("{}: the snapshot's child was killed", pid_));
+    if (err != 0) fail(err, "{}: reading memory {}: {}", pid_, range_name(range), errno_text(err));
+    return;
+  }
   if (copied.size() < range.size()) fail(EINVAL, "memory {} is not in the snapshot", range_name(range));
   std::memcpy(out.data(), copied.data(), range.size());
 }
 
-void ForkSnapshot::release(Remote* leader) noexcept {
+void ForkSnapshot::release() noexcept {
   if (child_ == 0) return;
   const pid_t child = std::exchange(child_, 0);
   child_memory_.reset();
   child_scanner_.reset();
   ::kill(child, SIGKILL);
   // Ours first, as its tracer; only then its parent sees it.
-  int status = 0;
-  while (::waitpid(child, &status, __WALL) >= 0 ? !WIFEXITED(status) && !WIFSIGNALED(status) : errno == EINTR) {
-  }
-  if (!leader) return;
-  try {
-    leader->syscall(SYS_wait4, static_cast<uint64_t>(child), 0, __WALL | WNOHANG, 0);
-  } catch (const Error&) {
-    // The process has ended, and its children went to init, which reaps them.
+  for (int status = wait_for_task(child); status >= 0 && WIFSTOPPED(status); status = wait_for_task(child)) {
   }
 }
 
 }  // namespace
 
-std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid) { return std::make_unique<ForkSnapshot>(pid); }
+std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay) {
+  return std::make_unique<ForkSnapshot>(pid, std::move(orphans_stay));
+}
 
 }  // namespace ckpt

@@ -2,7 +2,7 @@
 //
 // Strategies, best first; which one serves is decided from the kernel's features and the target (choose_snapshot):
 //   write-protect   userfaultfd write-protection in two phases (privileged daemon, Linux 6.7)
-//   fork            a copy-on-write child of the target, invisible to it, reaped afterwards
+//   fork            a copy-on-write copy of the target, no child of it
 //   copy            everything is read while stopped: always possible, also used when the process is not to go on
 //
 // How the control thread uses one (each step may do nothing; errors are Error, the process is then let go unharmed):
@@ -16,8 +16,7 @@
 //   if (snapshot->needs_stop()) capture_memory(*snapshot, ...);     // "copy"
 //   ...resume...
 //   if (!snapshot->needs_stop()) capture_memory(*snapshot, ...);    // any thread; throws SnapshotLost
-//   if (snapshot->wants_release_stop()) { ...stop...; snapshot->release(&leader); ...resume... }
-//   else snapshot->release(nullptr);
+//   snapshot->release();
 //
 // All of it in the thread that traces the process. A SnapshotLost means: the process has unmapped memory that was not
 // copied yet, or does not allow this strategy (also from prepare()). Nothing is wrong with the process; release, begin a
@@ -51,7 +50,7 @@ class SnapshotLost : public Error {
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  /// Name for stats and manifest: "write-protect", "fork", "copy".
+  /// "write-protect", "fork", "copy", "none".
   virtual const char* name() const = 0;
   virtual pid_t pid() const = 0;
 
@@ -76,10 +75,8 @@ class Snapshot {
   /// thread-safe for disjoint ranges. Throws SnapshotLost; Error(ESRCH, EIO) where the process died.
   virtual void read(Range range, std::span<std::byte> out) = 0;
 
-  /// True where release() needs the process stopped once more, to leave nothing behind in it.
-  virtual bool wants_release_stop() const { return false; }
-  /// Removes every trace from the process; also called, without `leader`, by the destructor. Never throws.
-  virtual void release(Remote* leader) noexcept = 0;
+  /// Removes every trace from the process; also called by the destructor. Never throws.
+  virtual void release() noexcept = 0;
 };
 
 /// What choose_snapshot goes by.
@@ -87,8 +84,15 @@ struct SnapshotTarget {
   pid_t pid = 0;
   /// The process is ended or left stopped afterwards: a short stop is worth nothing.
   bool stays_stopped = false;
+  /// False where no memory is wanted: nothing is touched then.
+  bool memory = true;
   /// Name of a strategy not to take (after SnapshotLost): this one and better ones are passed over.
   std::string_view without = {};
+  /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.
+  std::string_view only = {};
+  /// Asked in fix(): whether a child that the process left behind would come to a process of this checkpoint, which must
+  /// not see it. None: it would not.
+  std::function<bool()> orphans_stay = {};
 };
 
 /// Decides from the kernel, our own privileges, and the process's table and resident size. Cheap (no page table is
@@ -98,7 +102,9 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
 /// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.
 /// `buffer`: where no more than these bytes are found, they are read during fix() and the process need not wait.
 std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
-std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid);
+std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay = {});
 std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
+/// By its name().
+std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target);
 
 }  // namespace ckpt

@@ -35,7 +35,7 @@ constexpr int kManyRuns = 12;
 class WriteProtectSnapshot : public Snapshot {
  public:
   explicit WriteProtectSnapshot(pid_t pid) : shared_(pid, kSidePages) {}
-  ~WriteProtectSnapshot() override { release(nullptr); }
+  ~WriteProtectSnapshot() override { release(); }
 
   const char* name() const override { return "write-protect"; }
   pid_t pid() const override { return shared_.pid; }
@@ -46,7 +46,7 @@ class WriteProtectSnapshot : public Snapshot {
   void fix(const std::vector<Vma>& vmas, Remote& leader) override;
   std::vector<Range> touched(const Vma& vma) override;
   void read(Range range, std::span<std::byte> out) override;
-  void release(Remote* leader) noexcept override;
+  void release() noexcept override;
 
  private:
   static bool protectable(const Vma& vma) { return vma.anonymous() && !vma.special(); }
@@ -355,7 +355,7 @@ void WriteProtectSnapshot::read(Range range, std::span<std::byte> out) {
   }
 }
 
-void WriteProtectSnapshot::release(Remote*) noexcept {
+void WriteProtectSnapshot::release() noexcept {
   if (!shared_.protector) return;
   shared_.lost = true;   // nothing needs to be copied any more before it is un-protected
   // The handler answers faults until nothing is registered; what it cannot answer any more is woken by the kernel.

@@ -186,4 +186,22 @@ const Mapping* mapping_at(const std::vector<Mapping>& mappings, uint64_t addr) {
   return it != mappings.end() && it->start <= addr ? &*it : nullptr;
 }
 
+std::map<int, std::string> read_mount_types(int proc_dir) {
+  std::map<int, std::string> types;
+  const std::string text = read_file(proc_dir, "mountinfo");
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t dash = line.find(" - ");
+    if (dash == std::string_view::npos) continue;
+    int id = 0;
+    std::from_chars(line.data(), line.data() + line.size(), id);
+    const std::string_view after = line.substr(dash + 3);
+    types.emplace(id, after.substr(0, after.find(' ')));
+  }
+  return types;
+}
+
 }  // namespace ckpt

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,5 +75,8 @@ struct Mapping {
 };
 std::vector<Mapping> parse_mappings(std::string_view maps_text);
 const Mapping* mapping_at(const std::vector<Mapping>& mappings, uint64_t addr);
+
+/// Filesystem types by mount id, from /proc/PID/mountinfo: the id is the first word, the type follows " - ".
+std::map<int, std::string> read_mount_types(int proc_dir);
 
 }  // namespace ckpt

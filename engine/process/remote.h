@@ -55,6 +55,14 @@ class Remote {
   /// From the next syscall() on the first of these is no longer to be done: that syscall() does it, or it is done with.
   virtual void drop_first_on_death() {}
 
+  /// Where in the process an argument (0 to 5) of the first call of on_our_death() stands, 8 bytes: a system call that
+  /// makes what is to be undone may be told to write it there. None where nothing is undone.
+  virtual RemotePtr on_death_argument(size_t) { return {}; }
+  /// For a task that a system call in this thread is about to make: lays out, at scratch() + `offset` (a multiple of 64),
+  /// what makes it do these calls in this order (the last one must end it), with all signals blocked. Returns the
+  /// stack pointer that it is to begin with, or none where that cannot be done. `offset` becomes the end of it.
+  virtual RemotePtr put_calls(const std::vector<SystemCall>&, size_t&) { return {}; }
+
   // Conveniences.
   /// As syscall(), but an error is thrown: "1234: sigaltstack in the process: Operation not permitted".
   long call(const char* name, long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0,

@@ -316,12 +316,12 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
   }
 }
 
-void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {
-  Borrowed& b = prepare();
-  if (calls.size() > kMaxUndo) fail(EINVAL, "{}: {} calls are too many to be undone", pid(), calls.size());
+/// Frames to stand one after another at `at`, each making one call and returning into the next, the last to `after`.
+std::vector<std::byte> RemoteSyscall::frames_of(const std::vector<SystemCall>& calls, RemotePtr at,
+                                                RemotePtr after) const {
+  const Borrowed& b = *borrowed_;
   const size_t step = padded_frame_bytes();
-  if (b.undo_bytes.empty()) b.undo_bytes = read_stack(tracee_, b.undo_frames, kMaxUndo * step);
-  std::vector<std::byte> image(calls.size() * step);
+  std::vector<std::byte> frames(calls.size() * step);
   for (size_t i = 0; i < calls.size(); ++i) {
     const auto& args = calls[i].args;
     user_regs_struct regs = b.calling;
@@ -332,14 +332,36 @@ void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {
     regs.r10 = args[3];
     regs.r8 = args[4];
     regs.r9 = args[5];
-    regs.rsp = i + 1 < calls.size() ? (b.undo_frames + (i + 1) * step).addr : b.frame.addr;
+    regs.rsp = i + 1 < calls.size() ? (at + (i + 1) * step).addr : after.addr;
     const SignalFrame made =
         make_signal_frame(regs, kAllSignals, b.xsave, site_.restorer.addr, b.area.addr);
-    std::copy(made.frame.begin(), made.frame.end(), image.begin() + static_cast<ptrdiff_t>(i * step));
+    std::copy(made.frame.begin(), made.frame.end(), frames.begin() + static_cast<ptrdiff_t>(i * step));
   }
-  if (!image.empty()) tracee_.write(b.undo_frames, image);
+  return frames;
+}
+
+void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {
+  Borrowed& b = prepare();
+  if (calls.size() > kMaxUndo) fail(EINVAL, "{}: {} calls are too many to be undone", pid(), calls.size());
+  if (b.undo_bytes.empty()) b.undo_bytes = read_stack(tracee_, b.undo_frames, kMaxUndo * padded_frame_bytes());
+  const std::vector<std::byte> frames = frames_of(calls, b.undo_frames, b.frame);
+  if (!frames.empty()) tracee_.write(b.undo_frames, frames);
   b.undo_count = calls.size();
   b.undo_done = 0;
+}
+
+RemotePtr RemoteSyscall::on_death_argument(size_t argument) {
+  return prepare().undo_frames + signal_frame_argument(argument);
+}
+
+RemotePtr RemoteSyscall::put_calls(const std::vector<SystemCall>& calls, size_t& offset) {
+  if (!site_.survives_us()) return {};
+  const RemotePtr at = scratch() + offset;
+  const std::vector<std::byte> frames = frames_of(calls, at, {});
+  if (offset + frames.size() > scratch_size()) fail(EINVAL, "{}: {} calls are too many", pid(), calls.size());
+  tracee_.write(at, frames);
+  offset += frames.size();
+  return at;
 }
 
 void RemoteSyscall::drop_first_on_death() {
@@ -351,7 +373,7 @@ RemotePtr RemoteSyscall::scratch() const { return prepare().scratch; }
 const user_regs_struct& RemoteSyscall::own_registers() const {
   if (own_known_) return own_;
   const user_regs_struct found = tracee_.registers();
-  own_ = undo_interruption(found);
+  own_ = undo_restart(tracee_, undo_interruption(found));
   // Once our instruction pointer is in place the kernel forgets the critical section: the abort is due before
   // that.
   own_.rip = rseq_resume_ip(tracee_, own_.rip);

@@ -87,6 +87,8 @@ class RemoteSyscall : public Remote {
   void write(RemotePtr to, std::span<const std::byte> from) override { tracee_.write(to, from); }
   void on_our_death(const std::vector<SystemCall>& calls) override;
   void drop_first_on_death() override;
+  RemotePtr on_death_argument(size_t argument) override;
+  RemotePtr put_calls(const std::vector<SystemCall>& calls, size_t& offset) override;
   RemotePtr scratch() const override;
   size_t scratch_size() const override { return 4096; }
 
@@ -106,6 +108,7 @@ class RemoteSyscall : public Remote {
   struct Borrowed;  // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
   RemotePtr borrow_main_stack(size_t step) const;
+  std::vector<std::byte> frames_of(const std::vector<SystemCall>& calls, RemotePtr at, RemotePtr after) const;
   void give_back() const;
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;  // from what the thread has: to be set

@@ -32,6 +32,23 @@ user_regs_struct undo_interruption(const user_regs_struct& regs) {
   return undone;
 }
 
+user_regs_struct undo_restart(const Tracee& tracee, const user_regs_struct& regs) {
+  if (regs.rax != SYS_restart_syscall) return regs;
+  constexpr std::array<unsigned char, 2> kSyscall = {0x0f, 0x05};
+  std::array<unsigned char, 2> code{};
+  try {
+    tracee.read({regs.rip}, std::as_writable_bytes(std::span(code)));
+  } catch (const Error& e) {
+    if (e.err() != EFAULT) throw;
+  }
+  if (code != kSyscall) return regs;
+  user_regs_struct before = regs;
+  before.rip += code.size();
+  before.orig_rax = SYS_restart_syscall;
+  before.rax = static_cast<unsigned long long>(-516);
+  return before;
+}
+
 user_regs_struct sleep_the_rest(user_regs_struct regs, long repeat_nr) {
   if (static_cast<long>(regs.rax) != -516) return regs;
   if (repeat_nr == SYS_nanosleep && regs.rsi != 0) regs.rdi = regs.rsi;

@@ -19,6 +19,11 @@ long call_to_repeat(const Tracee& tracee, const user_regs_struct& regs);
 /// nobody, and wait their whole time again.
 user_regs_struct sleep_the_rest(user_regs_struct regs, long repeat_nr);
 
+/// A thread can be caught when the kernel has seen to the restart already, and it stands before the `syscall` with
+/// restart_syscall (219) as its number (exit_to_user_mode_loop() looks for signals again after a wait for its CPU). What
+/// that call is to go on with is forgotten by the next rt_sigreturn(2). Returns the registers as they were before.
+user_regs_struct undo_restart(const Tracee& tracee, const user_regs_struct& regs);
+
 /// Some calls fail with EINTR for any interruption, a debugger's too, handler or not: epoll_wait, semop,
 /// sigtimedwait, sockets with a time limit (signal(7)). Where `regs` stand at the end of one, returns them
 /// with -ERESTARTNOHAND instead: the kernel then makes the call again if no handler is to run, and says EINTR

@@ -3,7 +3,9 @@
 #include <cpuid.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 namespace ckpt {
@@ -88,6 +90,12 @@ user_regs_struct restart_fixed(user_regs_struct regs, long repeat_nr) {
   }
   regs.orig_rax = static_cast<unsigned long long>(-1);
   return regs;
+}
+
+size_t signal_frame_argument(size_t argument) {
+  constexpr std::array<size_t, 6> kOffsets = {offsetof(Frame, rdi), offsetof(Frame, rsi), offsetof(Frame, rdx),
+                                              offsetof(Frame, r10), offsetof(Frame, r8),  offsetof(Frame, r9)};
+  return kOffsets.at(argument);
 }
 
 size_t signal_frame_bytes() { return sizeof(Frame); }

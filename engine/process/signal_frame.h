@@ -26,6 +26,9 @@ struct SignalFrame {
 SignalFrame make_signal_frame(const user_regs_struct& regs, uint64_t mask, std::span<const std::byte> xsave,
                               uint64_t restorer, uint64_t area_address);
 
+/// Where in the frame the register of a system call's argument (0 to 5) stands.
+size_t signal_frame_argument(size_t argument);
+
 /// Sizes for laying it out.
 size_t signal_frame_bytes();
 size_t xsave_area_bytes(std::span<const std::byte> xsave);

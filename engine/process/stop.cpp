@@ -200,8 +200,10 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
   try {
     // A running thread may make another one until it stops itself.
     const auto deadline = stopped_at_ + limit;
-    for (bool more = true; more;) {
-      for (const auto& thread : tracees_) thread->interrupt();
+    for (bool more = true, asked = true; more; asked = false) {
+      for (const auto& thread : tracees_) {
+        if (!asked) thread->interrupt();
+      }
       wait_all(deadline, cancel);
       for (const auto& thread : tracees_) {
         if (outside_vdso_) leave_vdso(*thread, deadline);

@@ -65,8 +65,7 @@ long Tracee::request(int what, void* addr, void* data, const char* name) const {
 }
 
 void Tracee::interrupt() {
-  if (state_ != State::running || asked_) return;
-  asked_ = true;
+  if (state_ != State::running) return;
   // ESRCH: it is ending; the wait will tell.
   if (ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) < 0 && errno != ESRCH) {
     fail_errno("{}: thread {}: PTRACE_INTERRUPT", pid_, tid_);
@@ -79,7 +78,6 @@ void Tracee::note_stop(int status) {
     return;
   }
   state_ = State::stopped;
-  if (status >> 16 == PTRACE_EVENT_STOP) asked_ = false;
   if (status >> 16 == PTRACE_EVENT_STOP) group_stopped_ = WSTOPSIG(status) != SIGTRAP;
 }
 
@@ -118,10 +116,7 @@ bool Tracee::wait_stop(Deadline deadline) {
       fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
     }
     // But the event has swallowed it where it came from inside of clone(2) (ptrace_stop() in kernel/signal.c).
-    if (cloned) {
-      asked_ = false;
-      interrupt();
-    }
+    if (cloned) interrupt();
   }
   return true;
 }

@@ -60,7 +60,7 @@ class Tracee {
   /// It is in a job-control stop as well, and will be after detach().
   bool group_stopped() const { return group_stopped_; }
 
-  /// Asks for a stop; does not wait. No effect on a thread that has gone, or was asked already.
+  /// Asks for a stop; does not wait. No effect on a thread that has gone.
   void interrupt();
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
@@ -110,7 +110,6 @@ class Tracee {
   pid_t pid_;
   pid_t tid_;
   State state_ = State::running;
-  bool asked_ = false;           // to stop
   bool group_stopped_ = false;
   std::vector<pid_t> born_;
 };

@@ -1,12 +1,13 @@
 #include "engine/store/database.h"
 
 #include <rocksdb/cache.h>
-#include <rocksdb/listener.h>
 #include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table.h>
 #include <sys/stat.h>
 
 #include <filesystem>
+
+#include "engine/store/recovery.h"
 
 namespace ckpt {
 
@@ -29,14 +30,6 @@ rocksdb::ColumnFamilyOptions table_options(const std::shared_ptr<rocksdb::Cache>
   return cf;
 }
 
-// RocksDB would wait for room on a full disk in a thread of its own, and refuse to be resumed meanwhile.
-class ResumeByHand : public rocksdb::EventListener {
- public:
-  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* automatic) override {
-    *automatic = false;
-  }
-};
-
 rocksdb::DBOptions database_options() {
   rocksdb::DBOptions db;
   db.create_if_missing = true;
@@ -53,7 +46,6 @@ rocksdb::DBOptions database_options() {
   db.skip_stats_update_on_db_open = true;
   // A log that ends in the middle of a record is what a crash leaves; any other damage must not lose images silently.
   db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  db.listeners.push_back(std::make_shared<ResumeByHand>());
   return db;
 }
 
@@ -120,14 +112,17 @@ std::string text_of(const rocksdb::Status& status) {
   return err == ENOSPC || err == EDQUOT || err == EFBIG ? errno_text(err) : status.ToString();
 }
 
-Database::Database(const std::string& dir) : dir_(dir) {
+Database::Database(const std::string& dir) : dir_(dir), recovery_(std::make_shared<Recovery>(dir)) {
   make_directory(dir);
   check_version(dir);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(database_options(), dir, column_families(), &handles, &db);
+  rocksdb::DBOptions options = database_options();
+  options.listeners.push_back(recovery_);
+  const rocksdb::Status status = rocksdb::DB::Open(options, dir, column_families(), &handles, &db);
   if (!status.ok()) fail_open(status, dir);
   db_.reset(db);
+  recovery_->watch(db_.get(), handles);
   meta = handles[0];
   packs = handles[1];
   index = handles[2];
@@ -147,6 +142,7 @@ Database::~Database() {
   } catch (const Error&) {
     // The log has everything.
   }
+  recovery_->watch(nullptr, {});
   for (rocksdb::ColumnFamilyHandle* handle : {meta, packs, index, images, files}) {
     if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
   }
@@ -170,7 +166,7 @@ void Database::write(rocksdb::WriteBatch& batch, bool sync, const std::string& w
 
 bool Database::resume() {
   const std::unique_lock lock(resume_mutex_);
-  if (!db_->Resume().ok()) return false;
+  if (!recovery_->resume()) return false;
   resumed_ = true;
   return true;
 }

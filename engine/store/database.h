@@ -12,6 +12,8 @@
 
 namespace ckpt {
 
+class Recovery;
+
 /// errno for a status that is not ok.
 int errno_of(const rocksdb::Status& status);
 
@@ -62,6 +64,7 @@ class Database {
   void write_once(rocksdb::WriteBatch& batch, bool sync, const std::string& what);
   void copy_packs(const std::string& path);
 
+  std::shared_ptr<Recovery> recovery_;
   std::unique_ptr<rocksdb::DB> db_;
   std::shared_mutex resume_mutex_;
   bool resumed_ = false;

@@ -105,6 +105,40 @@ TEST_F(Api, ADirectoryIsFilledAndResumed) {
   EXPECT_TRUE(std::filesystem::is_empty(mount_.path("images")));
 }
 
+TEST_F(Api, ADirectoryIsWholeBeforeTheProcessEndsOrStops) {
+  Program exiting({calls(), "checkpoint", hex(CKPT_EXIT), images_}, directory_, true);
+  ASSERT_TRUE(exiting.wait_end()) << output();
+  EXPECT_EQ(output(), "");
+  EXPECT_TRUE(std::filesystem::is_empty(mount_.path("images")));
+  const CommandResult restored = run({calls(), "restore", "0", images_});
+  ASSERT_EQ(restored.output, "restore 0\n") << read_file(mount_.path("ctl"));
+  exiting.resumed();
+  ASSERT_TRUE(wait_output("thread 0x40\n"));
+  exiting.kill_and_reap();
+
+  const std::string second = scratch_.path() + "/second";
+  std::filesystem::create_directory(second);
+  Program stopping({calls(), "checkpoint", hex(CKPT_STOP), second}, directory_, true);
+  ASSERT_TRUE(wait_until([&] { return stopping.state() == 'T'; })) << output();
+  EXPECT_TRUE(exists(second + "/manifest"));
+  kill(stopping.pid(), SIGCONT);
+  ASSERT_TRUE(wait_output("thread 0x2\n"));
+}
+
+TEST_F(Api, RegistersAndTablesWithoutMemory) {
+  Program program({calls(), "checkpoint", hex(CKPT_CPU | CKPT_HOLD_LINKCNT)}, directory_, true);
+  ASSERT_TRUE(wait_output("thread 0x24\nhandler 0x24\n"));
+  const std::string pid = std::to_string(program.pid()), image = mount_.path("images/" + pid);
+  EXPECT_TRUE(exists(image + "/registers/" + pid));
+  EXPECT_TRUE(exists(image + "/maps"));
+  EXPECT_FALSE(exists(image + "/segments"));
+  EXPECT_TRUE(read_file(mount_.path("cores/" + pid)).starts_with("\177ELF"));
+  program.kill_and_reap();
+  const Outcome outcome = mount_.command("restore " + pid);
+  EXPECT_EQ(outcome.error, EOPNOTSUPP);
+  EXPECT_NE(outcome.sentence.find("without memory"), std::string::npos) << outcome.sentence;
+}
+
 TEST_F(Api, WhatCannotBeDoneIsRefused) {
   const auto refusal = [&](const std::vector<std::string>& arguments) {
     std::filesystem::remove(directory_ + "/stdout");
@@ -115,8 +149,8 @@ TEST_F(Api, WhatCannotBeDoneIsRefused) {
   EXPECT_EQ(refusal({calls(), "checkpoint", "0x100"}), "thread: Invalid argument");
   EXPECT_EQ(refusal({calls(), "checkpoint", hex(CKPT_RETURN)}), "thread: Invalid argument");
   EXPECT_EQ(refusal({calls(), "checkpoint", hex(CKPT_EXIT | CKPT_STOP)}), "thread: Invalid argument");
-  EXPECT_EQ(refusal({calls(), "checkpoint", hex(CKPT_CPU)}), "thread: Operation not supported");
-  EXPECT_EQ(refusal({calls(), "checkpoint", hex(CKPT_EXIT), images_}), "thread: Operation not supported");
+  // A directory of the mount itself.
+  EXPECT_EQ(refusal({calls(), "checkpoint", "0", mount_.path("images")}), "thread: Operation not supported");
   EXPECT_EQ(run({calls(), "restore", "0x4", images_}).output, "restore: Invalid argument\n");
   EXPECT_EQ(run({calls(), "restore", "0"}).output, "restore: Bad file descriptor\n");
   setenv("CKPT_MOUNT", scratch_.path().c_str(), 1);
@@ -141,12 +175,7 @@ TEST_F(Api, TheProgramOfTheManual) {
   kill(program.pid(), SIGCKPT);
   // The image is there before the program goes on to say so; what it prints stays in its buffer until it has tidied up.
   ASSERT_TRUE(wait_output("ready\ncheckpointed\n"));
-  const std::string image = std::to_string(program.pid());
-  program.kill_and_reap();
-  const std::string copy = scratch_.path() + "/" + image;
-  ASSERT_TRUE(archive(mount_, image, copy));
-  ASSERT_EQ(resume(mount_, copy), "");
-  program.resumed();
+  ASSERT_NO_FATAL_FAILURE(move_through_archive(mount_, program, scratch_.path()));
   EXPECT_TRUE(wait_until([&] { return output().find("resumed\n") != std::string::npos; })) << output();
 }
 

@@ -154,4 +154,13 @@ std::string resume(const Mount& mount, const std::string& archive) {
          "ctl: " + read_file(mount.path("ctl"));
 }
 
+void move_through_archive(const Mount& mount, Program& program, const std::string& scratch) {
+  const std::string image = std::to_string(program.pid());
+  program.kill_and_reap();
+  const std::string copy = scratch + "/" + image;
+  ASSERT_TRUE(archive(mount, image, copy));
+  ASSERT_EQ(resume(mount, copy), "");
+  program.resumed();
+}
+
 }  // namespace ckpt_test

@@ -57,5 +57,8 @@ class CheckProgram : public Program {
 bool archive(const Mount& mount, const std::string& image, const std::string& to);
 /// cp -a of an archive into restore/; the message of cp and the sentence of ctl on a failure, else empty.
 std::string resume(const Mount& mount, const std::string& archive);
+/// The program's image, named by its pid, goes out to `scratch`, the program is killed and comes back from there; fails the
+/// test where that does not work.
+void move_through_archive(const Mount& mount, Program& program, const std::string& scratch);
 
 }  // namespace ckpt_test

@@ -32,16 +32,6 @@ class Trees : public testing::Test {
     ASSERT_EQ(outcome.error, 0) << line << ": " << outcome.sentence;
   }
 
-  /// Killed, archived and resumed.
-  void move_through_archive(Program& program) {
-    const std::string image = std::to_string(program.pid());
-    program.kill_and_reap();
-    const std::string copy = scratch_.path() + "/" + image;
-    ASSERT_TRUE(archive(mount_, image, copy));
-    ASSERT_EQ(resume(mount_, copy), "");
-    program.resumed();
-  }
-
   Mount mount_;
   TemporaryDirectory scratch_;
   const std::string directory_ = scratch_.path() + "/program";
@@ -59,7 +49,7 @@ TEST_P(Askers, are_answered_before_the_stop) {
   ASSERT_TRUE(wait_until([&] { return exists(mount_.path("images/" + image + "/manifest")); }))
       << file("stderr") << read_file(mount_.path("ctl"));
   ASSERT_TRUE(wait_until([&] { return file("lines") == "after 0\n"; })) << file("lines");
-  move_through_archive(*program);
+  move_through_archive(mount_, *program, scratch_.path());
   write_file(directory_ + "/end", "");
   EXPECT_TRUE(program->wait_end());
   const std::string lines = file("lines");
@@ -95,6 +85,91 @@ TEST_F(Trees, a_core_for_each_process) {
   const CommandResult list = run({"ls", mount_.path("cores")});
   EXPECT_NE(list.output.find(image + "."), std::string::npos) << list.output;
 }
+
+/// A program that does something in several processes, and whose outcome is known.
+struct Work {
+  const char* name;
+  const char* prepare;           ///< a shell script that is run before, in the directory
+  const char* script;            ///< the program; writes `progress` when it is in the middle, and `out` in the end
+};
+
+class Works : public Trees, public testing::WithParamInterface<Work> {
+ protected:
+  std::unique_ptr<Program> start() {
+    fs::create_directory(directory_);
+    const CommandResult prepared = run({"sh", "-c", "cd \"$1\" && eval \"$2\"", "sh", directory_, GetParam().prepare});
+    EXPECT_EQ(prepared.status, 0) << prepared.output;
+    write_file(directory_ + "/script", GetParam().script);
+    return std::make_unique<Program>(std::vector<std::string>{"bash", "script"}, directory_, true);
+  }
+  /// Waits for the end of an undisturbed run, and begins anew.
+  std::string undisturbed() {
+    auto program = start();
+    EXPECT_TRUE(program->wait_end(std::chrono::seconds(60))) << file("stderr");
+    const std::string out = file("out");
+    program.reset();
+    fs::remove_all(directory_);
+    return out;
+  }
+  void wait_middle(const Program& program) {
+    ASSERT_TRUE(wait_until([&] { return exists(directory_ + "/progress") || !program.running(); }));
+    ASSERT_TRUE(program.running()) << "it has ended too early: " << file("stderr");
+  }
+};
+
+TEST_P(Works, end_well_through_an_archive) {
+  const std::string expected = undisturbed();
+  ASSERT_FALSE(expected.empty());
+  auto program = start();
+  ASSERT_NO_FATAL_FAILURE(wait_middle(*program));
+  const std::string image = std::to_string(program->pid());
+  ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image));
+  ASSERT_NO_FATAL_FAILURE(expect_checkpoint(image + " exit"));
+  ASSERT_NO_FATAL_FAILURE(move_through_archive(mount_, *program, scratch_.path()));
+  write_file(directory_ + "/go", "");
+  EXPECT_TRUE(program->wait_end(std::chrono::seconds(60))) << "it does not end; state " << program->state();
+  EXPECT_EQ(file("out"), expected) << file("stderr");
+}
+
+const Work works[] = {
+    // Each waits in the middle for `go`, or for a moment where nobody writes it.
+    {"a_pipeline", "",
+     "{ for ((i = 0; i < 4000; ++i)); do echo $((i * 7919 % 13)); [ $i != 2000 ] || { > progress; for ((n = 0; n < 100; ++n)); "
+     "do [ -e go ] || sleep 0.02; done; }; done; } | sort -n | uniq -c | tee copy > out.new; mv out.new out"},
+    {"make",
+     "for i in 1 2 3 4 5 6 7 8; do echo \"int f$i(void) { return $i; }\" > f$i.c; done;"
+     "{ for i in 1 2 3 4 5 6 7 8; do echo \"int f$i(void);\"; done; echo '#include <stdio.h>'; echo 'int main(void) {"
+     " printf(\"%d\", f1() + f2() * f3() + f4() * f5() + f6() * f7() + f8()); }'; } > main.c;"
+     "printf 'OBJECTS = main.o f1.o f2.o f3.o f4.o f5.o f6.o f7.o f8.o\\nout: program\\n\\t./program > $@\\n"
+     "program: $(OBJECTS)\\n\\tcc -o $@ $^\\n%%.o: %%.c\\n\\t> progress; for i in 1 2 3 4 5 6; do [ -e go ] || sleep 0.1; "
+     "done; cc -c $<\\n' > Makefile",
+     "make -j4 >&2"},
+    {"python_multiprocessing",
+     "cat > main.py <<'END'\n"
+     "import multiprocessing as mp, os, time\n"
+     "def work(n, total, queue):\n"
+     "    for i in range(100):\n"
+     "        if i == 50:\n"
+     "            open('progress', 'w').close()\n"
+     "            for _ in range(100):\n"
+     "                if os.path.exists('go'): break\n"
+     "                time.sleep(0.01)\n"
+     "        with total.get_lock(): total.value += i\n"
+     "        queue.put((n, i))\n"
+     "if __name__ == '__main__':\n"
+     "    mp.set_start_method('fork')\n"
+     "    total, queue = mp.Value('l', 0), mp.Queue()\n"
+     "    workers = [mp.Process(target=work, args=(n, total, queue)) for n in range(4)]\n"
+     "    for w in workers: w.start()\n"
+     "    got = sorted(queue.get() for _ in range(400))\n"
+     "    for w in workers: w.join()\n"
+     "    print(total.value, len(set(got)), [w.exitcode for w in workers], file=open('out.new', 'w'))\n"
+     "    os.rename('out.new', 'out')\n"
+     "END\n",
+     "python3 main.py"},
+};
+
+INSTANTIATE_TEST_SUITE_P(, Works, testing::ValuesIn(works), [](const auto& work) { return std::string(work.param.name); });
 
 /// A refusal names the descendant, and nobody is disturbed.
 TEST_F(Trees, a_refusal_names_the_descendant) {

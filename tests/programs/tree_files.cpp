@@ -10,20 +10,23 @@ namespace {
 
 int pidfd_of(pid_t pid) { return static_cast<int>(must(syscall(SYS_pidfd_open, pid, 0), "pidfd_open")); }
 
-bool is_locked(int fd, off_t at) {
+/// A lock to write one byte.
+struct flock byte_lock(off_t at) {
   struct flock lock = {};
   lock.l_type = F_WRLCK;
   lock.l_start = at;
   lock.l_len = 1;
+  return lock;
+}
+
+bool is_locked(int fd, off_t at) {
+  struct flock lock = byte_lock(at);
   must(fcntl(fd, F_GETLK, &lock), "F_GETLK");
   return lock.l_type != F_UNLCK;
 }
 
 void lock_byte(int fd, off_t at) {
-  struct flock lock = {};
-  lock.l_type = F_WRLCK;
-  lock.l_start = at;
-  lock.l_len = 1;
+  const struct flock lock = byte_lock(at);
   must(fcntl(fd, F_SETLK, &lock), "F_SETLK");
 }
 

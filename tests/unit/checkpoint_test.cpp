@@ -26,6 +26,7 @@ namespace ckpt {
 namespace {
 
 using test::Child;
+using test::close_all;
 using test::eventually;
 using test::Shared;
 
@@ -46,14 +47,6 @@ bool goes_on(Beat& beat) {
 
 class CheckpointTest : public testing::Test {
  protected:
-  /// The child of a test may have inherited pipes and sockets, which are refused.
-  static void close_all() {
-    ::syscall(SYS_close_range, 0, ~0u, 0);
-    ::open("/dev/null", O_RDWR);
-    ::dup(0);
-    ::dup(0);
-  }
-
   int refused(pid_t pid, std::string* sentence = nullptr, const CheckpointOptions& how = {}) {
     try {
       checkpoint(store_, pid, Caller::self(), how);

@@ -34,6 +34,20 @@ TEST(Command, OptionsOfACheckpoint) {
   EXPECT_EQ(std::get<CheckpointCommand>(parse_command("7 stop")).after, AfterCapture::stop);
 }
 
+TEST(Command, FlagsOfTheApi) {
+  const auto plain = std::get<CheckpointCommand>(parse_command("7"));
+  EXPECT_FALSE(plain.cpu || plain.hold_linkcnt);
+  EXPECT_EQ(plain.into, -1);
+  const auto command = std::get<CheckpointCommand>(parse_command("7 cpu hold_linkcnt into=5 answer=0x1000"));
+  EXPECT_TRUE(command.cpu);
+  EXPECT_TRUE(command.hold_linkcnt);
+  EXPECT_EQ(command.into, 5);
+  for (const char* line : {"7 into=5", "7 into= answer=0x1000", "7 into=-1 answer=0x1000", "7 into=1 into=2 answer=0x1000",
+                           "7 into=4294967296 answer=0x1000", "7 into=5 name=a answer=0x1000"}) {
+    EXPECT_EQ(refusal(line).err(), EINVAL) << line;
+  }
+}
+
 TEST(Command, Verbs) {
   EXPECT_EQ(std::get<RestoreCommand>(parse_command("restore 12@3")).name, "12@3");
   EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12")).stopped);
@@ -53,7 +67,7 @@ TEST(Command, RefusalsNameTheWord) {
 }
 
 TEST(Command, FlagsThatCannotBeHonouredAreRefusedByName) {
-  for (const std::string flag : {"no_pgrp_ttys", "hold_linkcnt", "cpu"}) {
+  for (const std::string flag : {"no_pgrp_ttys"}) {
     const Error error = refusal("12 " + flag);
     EXPECT_EQ(error.err(), EOPNOTSUPP) << flag;
     EXPECT_NE(error.sentence().find(flag), std::string::npos);

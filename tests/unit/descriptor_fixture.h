@@ -72,7 +72,7 @@ class DescriptorTest : public ::testing::Test {
   void capture(const std::set<int>& wanted) {
     const auto fds = table(wanted);
     ASSERT_EQ(fds.size(), wanted.size());
-    refuse_descriptors(getpid(), fds, nullptr, no_sockets_);
+    refuse_descriptors(getpid(), fds, no_sockets_);
     capture_descriptors(capture_context(), fds);
     for (const auto& work : later_) work();
     later_.clear();

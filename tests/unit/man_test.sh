@@ -38,9 +38,10 @@ while read -r word; do
   grep -qw -- "$word" <<<"$page" || complain "ckpt-ctl.5 lacks $word"
 done < <(grep -oE '== "[a-z]+"' "$source/ckptfs/command.cpp" | grep -oE '[a-z]+' | sort -u)
 
-page=$(plain ckpt_checkpoint.2)
+page=$(plain ckpt_checkpoint.2) overview=$(plain ckpt.7)
 while read -r flag; do
   grep -qw -- "$flag" <<<"$page" || complain "ckpt_checkpoint.2 lacks $flag"
+  grep -qw -- "$flag" <<<"$overview" || complain "ckpt.7 lacks $flag"
 done < <(grep -oE '#define (CKPT_[A-Z_]+|SIG[A-Z]+) +[0-9]' "$source/libckpt/ckpt.h" | cut -d' ' -f2)
 # The program of the manual and of README is the one that a test runs.
 for file in man/ckpt_checkpoint.2 README.md; do
@@ -60,7 +61,7 @@ done < <(grep -oE 'field\("[a-z_]+"' "$source/engine/image/manifest.cpp" | grep 
 
 if command -v groff >/dev/null; then
   for file in "$source"/man/*.[1-9]; do
-    warnings=$(groff -man -Tutf8 -ww -z "$file" 2>&1) || true
+    warnings=$(groff -t -man -Tutf8 -ww -z "$file" 2>&1) || true
     [ -z "$warnings" ] || complain "$warnings"
   done
 fi

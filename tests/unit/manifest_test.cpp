@@ -44,6 +44,14 @@ int refusal(const std::string& from, const std::string& to) {
   }
 }
 
+TEST(Manifest, TellsOfAnImageWithoutMemory) {
+  Manifest m = sample();
+  m.header.memory = false;
+  EXPECT_FALSE(Manifest::parse(m.to_json(), "m").header.memory);
+  EXPECT_EQ(refusal("\"uid\": 1000", "\"uid\": 1000, \"memory\": 0"), EINVAL);
+  EXPECT_EQ(refusal("\"uid\": 1000", "\"uid\": true"), EINVAL);
+}
+
 TEST(Manifest, ReadsBackWhatItWrote) {
   const Manifest m = sample();
   const Manifest back = Manifest::parse(m.to_json(), "m");
@@ -53,6 +61,7 @@ TEST(Manifest, ReadsBackWhatItWrote) {
   EXPECT_EQ(back.header.command, m.header.command);
   EXPECT_EQ(back.header.pids, m.header.pids);
   EXPECT_EQ(back.header.gid, m.header.gid);
+  EXPECT_TRUE(back.header.memory);
   ASSERT_EQ(back.files.size(), m.files.size());
   for (const auto& [path, file] : m.files) {
     ASSERT_TRUE(back.files.contains(path)) << path;

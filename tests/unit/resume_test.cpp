@@ -259,7 +259,7 @@ TEST_F(ResumeTest, APidThatBecomesFreeIsWaitedFor) {
   checkpoint(store_, pid_, Caller::self(), {});
   EXPECT_FALSE(is_ending(pid_));
   ::kill(pid_, SIGKILL);
-  EXPECT_TRUE(is_ending(pid_));
+  EXPECT_TRUE(eventually([&] { return is_ending(pid_); }));
   const auto image = store_.open_image(std::to_string(pid_));
   std::thread parent([pid = pid_] {
     ::usleep(400'000);

@@ -8,7 +8,7 @@
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/pieces.h"
 #include "memory_helpers.h"
-#include "ptrace_remote.h"
+#include "engine/process/stop.h"
 
 namespace ckpt {
 namespace {
@@ -17,7 +17,6 @@ using test::Child;
 using test::kPage;
 using test::map_pages;
 using test::MapImage;
-using test::PtraceRemote;
 using test::range_at;
 
 TEST(CaptureMemory, CopiesPatternsIntoSegments) {
@@ -86,44 +85,25 @@ std::string difference(const MapImage& image, const char* at, const std::string&
 
 // ---- every strategy -------------------------------------------------------------------------------------------------
 
-std::unique_ptr<Snapshot> make_snapshot(const std::string& strategy, pid_t pid) {
-  if (strategy == "write-protect") return make_write_protect_snapshot(pid);
-  if (strategy == "fork") return make_fork_snapshot(pid);
-  return make_copy_snapshot(pid);
-}
-
 /// The control thread's steps, as in snapshot.h.
-void take(Snapshot& snapshot, const Child& child, PtraceRemote& remote, MapImage& image,
-          const std::function<void()>& after_resume = [] {}) {
+void take(Snapshot& snapshot, const Child& child, MapImage& image) {
   if (snapshot.wants_prepare_stop()) {
-    remote.stop();
     const auto vmas = child.vmas();
-    snapshot.prepare(vmas, remote);
-    remote.go();
+    {
+      StoppedProcess process(child.pid());
+      process.stop();
+      snapshot.prepare(vmas, process.leader());
+    }
     snapshot.arm(vmas);
   }
-  remote.stop();
+  StoppedProcess process(child.pid());
+  process.stop();
   const auto vmas = child.vmas();
-  snapshot.fix(vmas, remote);
+  snapshot.fix(vmas, process.leader());
   if (snapshot.needs_stop()) capture_memory(snapshot, vmas, image, "", nullptr);
-  remote.go();
-  std::exception_ptr error;
-  try {
-    if (!snapshot.needs_stop()) {
-      after_resume();
-      capture_memory(snapshot, vmas, image, "", nullptr);
-    }
-  } catch (...) {
-    error = std::current_exception();
-  }
-  if (snapshot.wants_release_stop()) {
-    remote.stop();
-    snapshot.release(&remote);
-    remote.go();
-  } else {
-    snapshot.release(nullptr);
-  }
-  if (error) std::rethrow_exception(error);
+  process.resume();
+  if (!snapshot.needs_stop()) capture_memory(snapshot, vmas, image, "", nullptr);
+  snapshot.release();
 }
 
 /// Shared by test and child: the writer's progress, and what the test wants of it.
@@ -192,8 +172,7 @@ TEST_P(EveryStrategy, ShowsOneInstantOfAWritingProcess) {
     write_for_ever(base, board);
   });
   wait_until([&] { return board->written > 2 * kWriterPages; });
-  PtraceRemote remote(child.pid());
-  auto snapshot = make_snapshot(c.strategy, child.pid());
+  auto snapshot = make_snapshot(c.strategy, {.pid = child.pid()});
   EXPECT_EQ(snapshot->name(), c.strategy);
   MapImage image;
   const bool while_running = c.strategy != "copy";
@@ -202,7 +181,7 @@ TEST_P(EveryStrategy, ShowsOneInstantOfAWritingProcess) {
     const uint64_t now = board->written;
     wait_until([&] { return board->written > now + 200; });
   };
-  take(*snapshot, child, remote, image);
+  take(*snapshot, child, image);
   expect_one_instant(image, base);
   // It goes on, and nothing is left in it.
   const uint64_t now = board->written;
@@ -242,15 +221,14 @@ TEST_P(EveryStrategy, KeepsEveryKindOfMapping) {
     board->done = 1;
     for (;;) ::pause();
   });
-  PtraceRemote remote(child.pid());
-  auto snapshot = make_snapshot(c.strategy, child.pid());
+  auto snapshot = make_snapshot(c.strategy, {.pid = child.pid()});
   MapImage image;
   bool told = false;
   const bool while_running = c.strategy != "copy";
   image.on_put = [&] {
     if (!std::exchange(told, true) && while_running) board->command = 1;
   };
-  take(*snapshot, child, remote, image);
+  take(*snapshot, child, image);
   EXPECT_EQ(difference(image, anon, std::string(2000 * kPage, 'a')), "");
   // Stored or not (a huge page), what was not touched is zero.
   if (image.bytes_at(anon + 2001 * kPage, kPage)) {
@@ -307,11 +285,6 @@ void change_memory(Change change, char* base, Board* board) {
       ::sbrk(-400 * static_cast<intptr_t>(kPage));
       break;
     case Change::fork: {
-      // A traced process would stop for a SIGCHLD, and nobody looks now.
-      sigset_t chld;
-      ::sigemptyset(&chld);
-      ::sigaddset(&chld, SIGCHLD);
-      ::sigprocmask(SIG_BLOCK, &chld, nullptr);
       if (const pid_t child = ::fork(); child == 0) {
         std::memset(base, 'Y', kChangePages * kPage);
         ::_exit(7);
@@ -348,7 +321,6 @@ TEST_P(Changes, DuringTheCopyingAreSurvivedOrReported) {
     change_memory(c.change, base, board);
     for (;;) ::pause();
   });
-  PtraceRemote remote(child.pid());
   auto snapshot = make_write_protect_snapshot(child.pid());
   MapImage image;
   bool told = false;
@@ -359,7 +331,7 @@ TEST_P(Changes, DuringTheCopyingAreSurvivedOrReported) {
   };
   int err = 0;
   try {
-    take(*snapshot, child, remote, image);
+    take(*snapshot, child, image);
   } catch (const SnapshotLost& lost) {
     err = EAGAIN;
     EXPECT_EQ(lost.err(), EAGAIN);
@@ -415,18 +387,18 @@ TEST(ChooseSnapshot, CopiesWhatIsSmallOrStaysStopped) {
 TEST(CopySnapshot, BuffersASmallProcess) {
   char* base = map_pages(64);
   Child child([&](auto&) { std::memset(base, 'b', 64 * kPage); });
-  PtraceRemote remote(child.pid());
-  remote.stop();
+  StoppedProcess process(child.pid());
+  process.stop();
   const auto vmas = child.vmas();
   auto snapshot = make_copy_snapshot(child.pid(), 512 << 20);
-  snapshot->fix(vmas, remote);
+  snapshot->fix(vmas, process.leader());
   EXPECT_FALSE(snapshot->needs_stop());
-  remote.write({reinterpret_cast<uint64_t>(base)}, std::as_bytes(std::span("XXXX", 4)));
+  process.leader().write({reinterpret_cast<uint64_t>(base)}, std::as_bytes(std::span("XXXX", 4)));
   MapImage image;
   capture_memory(*snapshot, vmas, image, "", nullptr);
   EXPECT_EQ(difference(image, base, std::string(64 * kPage, 'b')), "");
   auto tight = make_copy_snapshot(child.pid(), kPage);
-  tight->fix(vmas, remote);
+  tight->fix(vmas, process.leader());
   EXPECT_TRUE(tight->needs_stop());
   ::munmap(base, 64 * kPage);
 }
@@ -455,13 +427,12 @@ TEST(WriteProtect, ServesAnUnprivilegedProcessThatReadsIntoItsMemory) {
     return std::distance(std::filesystem::directory_iterator(fds), std::filesystem::directory_iterator());
   };
   const auto before = count();
-  PtraceRemote remote(child.pid());
   MapImage image;
   bool told = false;
   image.on_put = [&] {
     if (!std::exchange(told, true)) board->command = 1;
   };
-  take(*snapshot, child, remote, image);
+  take(*snapshot, child, image);
   wait_until([&] { return board->done != 0; });
   EXPECT_EQ(board->done, 1);
   EXPECT_EQ(count(), before);
@@ -494,24 +465,27 @@ TEST(WriteProtectSnapshot, AThreadMayEndBeforeItsPagesAreCopied) {
   });
   wait_until([&] { return board->done == 1; });
   auto snapshot = make_write_protect_snapshot(child.pid());
-  PtraceRemote remote(child.pid());
   MapImage image;
-  remote.stop();
   const auto vmas = child.vmas();
-  snapshot->prepare(vmas, remote);
-  remote.go();
+  {
+    StoppedProcess process(child.pid());
+    process.stop();
+    snapshot->prepare(vmas, process.leader());
+  }
   snapshot->arm(vmas);
-  remote.stop();
-  snapshot->spare({reinterpret_cast<uint64_t>(word)});
-  snapshot->fix(vmas, remote);
-  remote.go();
+  {
+    StoppedProcess process(child.pid());
+    process.stop();
+    snapshot->spare({reinterpret_cast<uint64_t>(word)});
+    snapshot->fix(vmas, process.leader());
+  }
   board->command = 1;
   int now = -1;
   wait_until([&] { return ::access(fmt::format("/proc/{}/task/{}", child.pid(), board->written.load()).c_str(), F_OK) != 0; });
   RemoteMemory(child.pid()).read(reinterpret_cast<uint64_t>(word), std::as_writable_bytes(std::span(&now, 1)));
   EXPECT_EQ(now, 0) << "its end was not written down";
   capture_memory(*snapshot, vmas, image, "", nullptr);
-  snapshot->release(nullptr);
+  snapshot->release();
   const auto then = image.bytes_at(reinterpret_cast<char*>(word), sizeof(int));
   ASSERT_TRUE(then);
   int kept = 0;

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +30,12 @@ inline bool eventually(const std::function<bool()>& ready,
     ::usleep(500);
   }
   return true;
+}
+
+/// For the child of a test, which may have inherited pipes and sockets: they are refused.
+inline void close_all() {
+  ::syscall(SYS_close_range, 0, ~0u, 0);
+  for (int fd = ::open("/dev/null", O_RDWR); fd >= 0 && fd < 2;) fd = ::dup(0);
 }
 
 /// Memory that a test and its child share.

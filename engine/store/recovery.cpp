@@ -1,0 +1,84 @@
+#include "engine/store/recovery.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "engine/base/fd.h"
+
+namespace ckpt {
+
+namespace {
+
+using rocksdb::BackgroundErrorReason;
+using rocksdb::DB;
+
+constexpr std::chrono::milliseconds kPoll{1};
+constexpr std::chrono::seconds kPickLimit{2};   // a thread takes a flush up at once
+constexpr std::chrono::seconds kFlushLimit{30};
+constexpr uint64_t kSpareBytes = 8 << 20;       // a new log, a new manifest, what tables have beside their data
+
+bool wait_while(std::chrono::seconds limit, auto&& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (condition()) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kPoll);
+  }
+  return true;
+}
+
+}  // namespace
+
+void Recovery::watch(DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families) {
+  const std::lock_guard lock(mutex_);
+  db_ = db;
+  families_ = std::move(families);
+}
+
+bool Recovery::any_family_has(const std::string& property) {
+  const std::lock_guard lock(mutex_);
+  for (rocksdb::ColumnFamilyHandle* family : families_) {
+    uint64_t value = 0;
+    if (db_->GetIntProperty(family, property, &value) && value != 0) return true;
+  }
+  return false;
+}
+
+// Called before the database stops, without its mutex, by the thread that met the error: of a write, which holds back
+// all others, or of the flushes, of which there is one.
+void Recovery::OnBackgroundError(BackgroundErrorReason reason, rocksdb::Status*) {
+  const bool in_flush = reason != BackgroundErrorReason::kWriteCallback && reason != BackgroundErrorReason::kMemTable &&
+                        reason != BackgroundErrorReason::kCompaction;
+  if (in_flush) {
+    flush_failed_ = true;  // it is no longer on its way, and no other will be
+    return;
+  }
+  wait_while(kPickLimit, [this] { return !flush_failed_ && any_family_has(DB::Properties::kMemTableFlushPending); });
+}
+
+// Whether a file as large as all that would be written now can be made: where a quota or a limit is what was met, only
+// this tells.
+bool Recovery::has_room() {
+  uint64_t bytes = kSpareBytes;
+  {
+    const std::lock_guard lock(mutex_);
+    for (rocksdb::ColumnFamilyHandle* family : families_) {
+      uint64_t size = 0;
+      if (db_->GetIntProperty(family, DB::Properties::kCurSizeAllMemTables, &size)) bytes += size;
+    }
+  }
+  const UniqueFd file(open(dir_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  // A filesystem without unnamed files has to be trusted.
+  return !file || posix_fallocate(file.get(), 0, static_cast<off_t>(bytes)) == 0;
+}
+
+bool Recovery::resume() {
+  if (!wait_while(kFlushLimit, [this] { return any_family_has(DB::Properties::kNumRunningFlushes); })) return false;
+  if (!has_room() || !db_->Resume().ok()) return false;
+  flush_failed_ = false;
+  return true;
+}
+
+}  // namespace ckpt
