@@ -77,9 +77,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));
   } catch (const Error& error) {
     failed(error.err());
-    // Of a process it names that one; of the store, a file of that.
-    if (!error.sentence().starts_with('/')) throw;
-    throw Error(error.err(), fmt::format("{}: {}", command.pid, error.sentence()), error.where());
+    throw;
   } catch (...) {
     failed(EIO);
     throw;
