@@ -1,7 +1,6 @@
 #include "ckptfs/command.h"
 
 #include <algorithm>
-#include <array>
 #include <limits>
 
 #include "engine/base/error.h"
@@ -11,9 +10,6 @@
 namespace ckpt {
 
 namespace {
-
-/// CKPT_ flags that cannot be honoured today; ignoring one would break a promise.
-constexpr std::array<std::string_view, 1> kUnsupportedFlags = {"no_pgrp_ttys"};
 
 /// A word as it may stand in a message: short, and without what disturbs a terminal.
 std::string shown(std::string_view word) {
@@ -49,6 +45,8 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
     command.answer_at = *address;
   } else if (word == "no_sockets") {
     command.no_sockets = true;
+  } else if (word == "no_pgrp_ttys") {
+    command.no_pgrp_ttys = true;
   } else if (word.starts_with(kIntoOption)) {
     const auto fd = parse_u64(std::string_view(word).substr(kIntoOption.size()));
     if (!fd || *fd > std::numeric_limits<int>::max() || command.into >= 0) {
@@ -59,8 +57,6 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
     command.cpu = true;
   } else if (word == "hold_linkcnt") {
     command.hold_linkcnt = true;
-  } else if (std::ranges::find(kUnsupportedFlags, word) != kUnsupportedFlags.end()) {
-    fail(EOPNOTSUPP, "{}: the option {} is not supported", command.pid, word);
   } else {
     fail(EINVAL, "{}: unknown option '{}'", command.pid, shown(word));
   }

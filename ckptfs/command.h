@@ -33,6 +33,7 @@ struct CheckpointCommand {
   int into = -1;               ///< descriptor of the process, -1 for images/
   std::shared_ptr<const ImageDirectory> directory;   ///< for into; ctl's business, who knows the writer
   bool no_sockets = false;             ///< CKPT_NO_SOCKETS
+  bool no_pgrp_ttys = false;           ///< CKPT_NO_PGRP_TTYS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
 };

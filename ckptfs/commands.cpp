@@ -21,8 +21,8 @@ void check_may_keep_store(const Caller& caller, const char* verb) {
 
 /// What ckpt_checkpoint returns.
 int flags_of(const CheckpointCommand& command) {
-  const int flags = (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.cpu ? CKPT_CPU : 0) |
-                    (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
+  const int flags = (command.no_sockets ? CKPT_NO_SOCKETS : 0) | (command.no_pgrp_ttys ? CKPT_NO_PGRP_TTYS : 0) |
+                    (command.cpu ? CKPT_CPU : 0) | (command.hold_linkcnt ? CKPT_HOLD_LINKCNT : 0);
   switch (command.after) {
     case AfterCapture::exit: return flags | CKPT_EXIT;
     case AfterCapture::stop: return flags | CKPT_STOP;
@@ -55,8 +55,10 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   options.after = command.after;
   options.name = command.name;
   options.no_sockets = command.no_sockets;
+  options.no_pgrp_ttys = command.no_pgrp_ttys;
   options.answer_at = command.answer_at;
   options.memory = !command.cpu;
+  options.engine = engine_;
   if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
@@ -72,6 +74,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;
+    if (result.by_module) ++counters_.kernel_checkpoints;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
                        command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));

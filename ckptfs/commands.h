@@ -20,6 +20,8 @@ class Commands {
   /// Runs one command, blocks, logs the outcome under `key`, and throws its Error where it failed.
   void run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel);
   CommandLog& log() { return log_; }
+  /// Before the first command.
+  void use_engine(EngineChoice engine) { engine_ = engine; }
 
  private:
   std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
@@ -31,6 +33,7 @@ class Commands {
   Catalog& catalog_;
   CommandLog& log_;
   Counters& counters_;
+  EngineChoice engine_ = EngineChoice::automatic;
 };
 
 }  // namespace ckpt

@@ -110,6 +110,7 @@ std::string Filesystem::stats() const {
   line("index_bytes", store.index_bytes);
   line("packs", store.packs);
   line("checkpoints", counters_.checkpoints);
+  line("kernel_checkpoints", counters_.kernel_checkpoints);
   line("failed_checkpoints", counters_.failed_checkpoints);
   line("resumes", counters_.resumes);
   line("failed_resumes", counters_.failed_resumes);

@@ -31,6 +31,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
   make_store_directory(options.store);
   const auto store = ckpt::open_rocksdb_store(options.store);
   ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
+  filesystem.commands().use_engine(options.engine);
   ckpt::Session session(args, options, filesystem);
   const ckpt::SignalServer signals(filesystem);
   background.ready();

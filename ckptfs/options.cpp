@@ -20,6 +20,7 @@ namespace {
 /// What our own option processor collects; a C struct, as fuse_opt wants offsets into it.
 struct Parsed {
   char* store = nullptr;
+  char* engine = nullptr;
   int no_clone_fd = 0;
   std::vector<std::string>* positional = nullptr;
 };
@@ -27,6 +28,7 @@ struct Parsed {
 // NOLINTNEXTLINE: the layout of fuse_opt
 const fuse_opt kOptions[] = {
     {"store=%s", offsetof(Parsed, store), 0},
+    {"engine=%s", offsetof(Parsed, engine), 0},
     {"no_clone_fd", offsetof(Parsed, no_clone_fd), 1},
     FUSE_OPT_END,
 };
@@ -65,6 +67,13 @@ void check_mount_point(const std::string& path) {
   if (!S_ISDIR(st.st_mode)) fail(ENOTDIR, "{}: cannot be mounted on: {}", path, errno_text(ENOTDIR));
 }
 
+EngineChoice engine_named(const std::string& name) {
+  if (name == "auto") return EngineChoice::automatic;
+  if (name == "kernel") return EngineChoice::kernel;
+  if (name == "ptrace") return EngineChoice::ptrace;
+  fail(EINVAL, "engine={}: it is auto, kernel or ptrace", name);
+}
+
 std::string absolute(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
 
 }  // namespace
@@ -89,11 +98,13 @@ Options parse_options(fuse_args& args) {
   parsed.positional = &positional;
   if (fuse_opt_parse(&args, &parsed, kOptions, process) != 0) fail(EINVAL, "the options cannot be parsed");
   const std::unique_ptr<char, decltype(&std::free)> store(parsed.store, &std::free);
+  const std::unique_ptr<char, decltype(&std::free)> engine(parsed.engine, &std::free);
 
   // mount(8) gives the first field of fstab as well: a store's directory, or a name that means nothing.
   if (positional.size() > 2) fail(EINVAL, "more than one mount point is given");
   Options options;
   if (store) options.store = store.get();
+  if (engine) options.engine = engine_named(engine.get());
   if (positional.size() == 2) {
     if (options.store.empty() && positional[0].starts_with('/')) options.store = positional[0];
     positional.erase(positional.begin());
@@ -130,6 +141,7 @@ void print_help(const char* program) {
       "them, and a copy of one in MOUNTPOINT/restore resumes it.\n"
       "\n"
       "    -o store=DIR           where the images are kept (default: %s)\n"
+      "    -o engine=auto         how a process is read: ptrace, kernel (the module ckpt.ko), or auto\n"
       "    -o no_clone_fd         one /dev/fuse descriptor for all threads\n",
       program, default_store().c_str());
   fuse_cmdline_help();

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "ckptfs/fuse_api.h"
+#include "engine/engine.h"
 
 namespace ckpt {
 
@@ -12,6 +13,7 @@ struct Options {
   std::string store;
   bool foreground = false;   ///< -f, or implied by -d
   bool single_threaded = false;
+  EngineChoice engine = EngineChoice::automatic;
   bool clone_fd = true;
   unsigned max_threads = 0;
   bool show_help = false;

@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/kernel.h"
 #include "engine/kinds/cpu_features.h"
 #include "engine/process/vfork.h"
 
@@ -49,6 +50,21 @@ void refuse_namespaces(pid_t pid, int proc_dir) {
   }
 }
 
+/// Where injected calls would meet it.
+void refuse_seccomp(pid_t pid, int proc_dir) {
+  for (const pid_t tid : list_tasks(proc_dir)) {
+    int mode = 0;
+    try {
+      mode = parse_status(read_file(proc_dir, fmt::format("task/{}/status", tid)), tid).seccomp;
+    } catch (const Error&) {
+      continue;  // it has ended
+    }
+    if (mode == 0) continue;
+    fail(EOPNOTSUPP, "{}: thread {} runs under seccomp ({} mode), which wants CAP_SYS_ADMIN to be suspended for a moment",
+         pid, tid, mode == 1 ? "strict" : "filter");
+  }
+}
+
 void refuse_32_bit(pid_t pid, int proc_dir) {
   const UniqueFd exe(::openat(proc_dir, "exe", O_RDONLY | O_CLOEXEC));
   std::array<unsigned char, EI_NIDENT> ident{};
@@ -73,10 +89,7 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
   if (status.tracer != 0 && status.tracer != static_cast<pid_t>(::syscall(SYS_gettid))) {
     fail(EBUSY, "{}: it is traced already, by process {} ({})", pid, status.tracer, name_of(status.tracer));
   }
-  if (status.seccomp != 0) {
-    fail(EOPNOTSUPP, "{}: it runs under seccomp ({} mode); this is not supported yet", pid,
-         status.seccomp == 1 ? "strict" : "filter");
-  }
+  if (!kernel_has("PTRACE_O_SUSPEND_SECCOMP")) refuse_seccomp(pid, proc_dir);
   if (status.shadow_stack) fail(EOPNOTSUPP, "{}: it uses a shadow stack; this is not supported", pid);
   if (status.address_masking) fail(EOPNOTSUPP, "{}: it uses tagged addresses (LAM); this is not supported", pid);
   refuse_cpu_features(pid, proc_dir);

@@ -98,6 +98,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.pid = pid_;
   target.stays_stopped = shared_.options.after != AfterCapture::go_on;
   target.memory = shared_.options.memory;
+  target.engine = shared_.options.engine;
   target.without = without;
   target.only = shared_.options.snapshot;
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
@@ -162,6 +163,7 @@ CaptureContext ProcessCapture::context() {
   ctx.fds = &files_;
   ctx.queued = shared_.queued;
   ctx.no_sockets = shared_.options.no_sockets;
+  ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
   return ctx;
 }
 

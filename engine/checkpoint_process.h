@@ -79,6 +79,8 @@ class ProcessCapture {
   void fix_snapshot();
   /// True where the pages must be read in the stop.
   bool needs_stop() const { return snapshot_->needs_stop(); }
+  /// Whether the kernel module has taken part.
+  bool by_module() const { return snapshot_->by_module(); }
   void read_pages();
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.

@@ -306,23 +306,24 @@ CheckpointResult TreeCapture::commit() {
   header.machine = uts.machine;
   header.kernel = uts.release;
   header.hostname = uts.nodename;
-  header.engine = "ptrace";
   header.xfeatures = xsave_features();
   header.pid = shared_.root;
   header.command = root.status().name;
   header.uid = root.owner_uid();
   header.gid = root.owner_gid();
+  CheckpointResult result;
   for (const ProcessCapture* process : order_) {
     header.pids.push_back(process->pid());
+    result.by_module |= process->by_module();
     // Of several owners nobody may have it but root.
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;
   }
+  header.engine = result.by_module ? "kernel" : "ptrace";
   header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
   shared_.image->write_manifest(header);
-  CheckpointResult result;
   result.stop_ns = stop_ns_;
   if (shared_.options.deliver) {
     shared_.options.deliver(*shared_.image);

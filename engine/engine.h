@@ -36,6 +36,9 @@ enum class AfterCapture {
   exit_but_root,               ///< the descendants end, the root is left stopped: its end is somebody else's to make
 };
 
+/// What reads a process: ptrace(2) and files of /proc alone, or the kernel module where it has something better.
+enum class EngineChoice { automatic, kernel, ptrace };
+
 struct CheckpointOptions {
   AfterCapture after = AfterCapture::go_on;
   std::string name;            ///< label of the image; empty for the pid
@@ -48,6 +51,10 @@ struct CheckpointOptions {
   std::function<void(const ImageSource&)> deliver;
   /// CKPT_NO_SOCKETS: sockets whose other end is outside are captured as if that end were closed.
   bool no_sockets = false;
+  /// With `kernel` it is EOPNOTSUPP where the module does not serve.
+  EngineChoice engine = EngineChoice::automatic;
+  /// CKPT_NO_PGRP_TTYS: terminals outside are captured as hung up.
+  bool no_pgrp_ttys = false;
   const CancelFlag* cancel = nullptr;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;
@@ -55,6 +62,7 @@ struct CheckpointOptions {
 
 struct CheckpointResult {
   std::string name;            ///< of the image; empty where it was delivered
+  bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
   uint64_t total_ns = 0;       ///< until durable
   uint64_t logical_bytes = 0;

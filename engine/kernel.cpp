@@ -18,6 +18,7 @@
 #include "engine/kinds/sock_diag.h"
 #include "engine/memory/page_scan.h"
 #include "engine/memory/userfault.h"
+#include "engine/module.h"
 #include "engine/process/procfs.h"
 #include "engine/process/tracee.h"
 
@@ -53,26 +54,37 @@ bool probe_set_tid() {
   return have_capability(CAP_CHECKPOINT_RESTORE) || have_capability(CAP_SYS_ADMIN);
 }
 
-bool probe_rseq_configuration() {
+/// What `ask` says of a child of ours that is traced and stopped; false where we may not trace at all.
+bool ask_stopped_child(bool (*ask)(const Tracee&)) {
+  const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);   // it has died before that
     for (;;) ::pause();
   }
-  bool known = false;
+  bool answer = false;
   try {
     Tracee tracee(child, child);
     tracee.interrupt();
-    known = tracee.wait_stop(std::chrono::steady_clock::now() + std::chrono::seconds(2)) &&
-            tracee.stopped() && tracee.rseq().has_value();
+    answer = tracee.wait_stop(std::chrono::steady_clock::now() + std::chrono::seconds(2)) && tracee.stopped() &&
+             ask(tracee);
   } catch (const Error&) {
-    // We may not trace at all: then this is not to be had either.
+    // Then this is not to be had either.
   }
   if (child > 0) {
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
   }
-  return known;
+  return answer;
+}
+
+bool probe_rseq_configuration() {
+  return ask_stopped_child([](const Tracee& child) { return child.rseq().has_value(); });
+}
+
+bool probe_suspend_seccomp() {
+  return ask_stopped_child([](const Tracee& child) { return child.suspend_seccomp(true); });
 }
 
 bool probe_timer_ids() { return ::prctl(kTimerCreateRestoreIds, kTimerCreateRestoreIdsGet, 0, 0, 0) >= 0; }
@@ -140,11 +152,15 @@ std::vector<KernelFeature> probe() {
       {"kcmp", probe_kcmp(), "3.5", "descriptors that share a file description"},
       {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13",
        "restartable sequences; needed for glibc 2.35"},
+      {"PTRACE_O_SUSPEND_SECCOMP", probe_suspend_seccomp(), "4.3",
+       "processes under seccomp (CAP_SYS_ADMIN, and not under seccomp ourselves); else they are refused"},
       {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15",
        "POSIX timers under their old ids; else ids are counted up"},
       {"unix_diag", probe_unix_diag(), "3.3", "unix sockets; needed for them"},
       {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
       {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
+      {"/dev/ckpt", module_serves(), "the module ckpt.ko",
+       "snapshots without a child (engine=kernel), SIGCKPT; root's mounts"},
       {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)"},
   };
 }

@@ -47,6 +47,7 @@ class TreeResume {
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
+  void lead_session(Stub& stub);
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void take_terminal() const;
 
@@ -124,13 +125,21 @@ void TreeResume::open_files() {
   }
 }
 
+/// No process has the pid, but the group of that number has members: zombies, as a rule, that init is about to reap.
+bool is_left_as_group(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH && ::kill(-pid, 0) == 0; }
+
 // Who has just killed the old processes copies their archive at once; their parents, or init, take a moment to reap them.
 void TreeResume::wait_for_pids() const {
-  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  using namespace std::chrono_literals;
+  const auto start = std::chrono::steady_clock::now();
   for (const pid_t pid : shared_.pids) {
-    while (is_ending(pid) && std::chrono::steady_clock::now() < patience) {
+    const auto in_use = [&] {
+      const auto waited = std::chrono::steady_clock::now() - start;
+      return (waited < 5s && is_ending(pid)) || (waited < 1s && is_left_as_group(pid));
+    };
+    while (in_use()) {
       shared_.check_cancel();
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      std::this_thread::sleep_for(2ms);
     }
   }
 }
@@ -141,6 +150,12 @@ void TreeResume::make(StubTree& tree, const FamilyStep& step) {
   if (found != processes_.end()) found->second->add_threads(stub);
 }
 
+void TreeResume::lead_session(Stub& stub) {
+  const auto found = processes_.find(stub.pid());
+  if (found != processes_.end()) return found->second->lead_session(stub);
+  stub.leader().call("setsid", SYS_setsid);  // a helper
+}
+
 void TreeResume::make_family(StubTree& tree) {
   using Kind = FamilyStep::Kind;
   process(shared_.root).add_threads(tree.root());
@@ -148,7 +163,7 @@ void TreeResume::make_family(StubTree& tree) {
     shared_.check_cancel();
     switch (step.kind) {
       case Kind::make: make(tree, step); break;
-      case Kind::lead_session: tree.at(step.pid).leader().call("setsid", SYS_setsid); break;
+      case Kind::lead_session: lead_session(tree.at(step.pid)); break;
       case Kind::lead_group: tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, 0); break;
       case Kind::join_group:
         tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, static_cast<uint64_t>(step.group));

@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/credentials.h"
 #include "engine/kinds/process_room.h"
+#include "engine/kinds/pty.h"
 #include "engine/kinds/scheduling.h"
 #include "engine/kinds/signals.h"
 #include "engine/memory/fill.h"
@@ -90,10 +91,22 @@ void ProcessResume::add_threads(Stub& stub) const {
   }
 }
 
-void ProcessResume::complete_files(Stub& stub) {
+void ProcessResume::open_channel(Stub& stub, int number, size_t spare) {
   ctx_.give = [&stub](int local) { return stub.give(local); };
+  stub.open_channel(number, spare);
+}
+
+void ProcessResume::lead_session(Stub& stub) {
+  stub.leader().call("setsid", SYS_setsid);
+  if (!find_controlling_terminal(ctx_)) return;
+  open_channel(stub, 0, 0);
+  take_controlling_terminal(ctx_, stub.leader());
+  stub.close_channel();
+}
+
+void ProcessResume::complete_files(Stub& stub) {
   const int highest = fds().fds.empty() ? -1 : fds().fds.back().fd;
-  stub.open_channel(highest + 1, files_->count());
+  open_channel(stub, highest + 1, files_->count());
   complete_descriptors(ctx_, fds(), stub.leader());
 }
 
@@ -119,7 +132,10 @@ void ProcessResume::fill(Stub& stub) const {
 
 void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout_, *files_); }
 
-void ProcessResume::finish_files(Stub& stub) const { finish_descriptors(ctx_, fds(), stub.leader()); }
+void ProcessResume::finish_files(Stub& stub) const {
+  finish_descriptors(ctx_, fds(), stub.leader());
+  restore_foreground(ctx_, stub.leader());
+}
 
 void ProcessResume::restore_state(Stub& stub) const {
   std::vector<Remote*> threads;

@@ -53,6 +53,8 @@ class ProcessResume {
   void open_files();
   /// The threads beside the main one, stopped.
   void add_threads(Stub& stub) const;
+  /// A session of its own, with its controlling terminal. Before those are made who are born into it.
+  void lead_session(Stub& stub);
   /// What of the descriptors is made with calls of the process.
   void complete_files(Stub& stub);
   /// What other processes have made of them, when all have.
@@ -76,6 +78,7 @@ class ProcessResume {
 
   void read_threads();
   void open_root();
+  void open_channel(Stub& stub, int number, size_t spare);
   void place_descriptors(Stub& stub);
   RestoredFds& fds() const { return shared_.tables.at(ctx_.pid); }
 

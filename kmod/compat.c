@@ -2,6 +2,9 @@
 #include "compat.h"
 
 ckpt_task_work_add_t *ckpt_task_work_add;
+ckpt_mm_alloc_t *ckpt_mm_alloc;
+ckpt_dup_mmap_t *ckpt_dup_mmap;
+ckpt_walk_page_range_t *ckpt_walk_page_range;
 
 /* kallsyms_lookup_name() is not exported; a probe that is never enabled tells an address as well. */
 static void *look_up(const char *name)
@@ -21,5 +24,8 @@ static void *look_up(const char *name)
 int ckpt_compat_init(void)
 {
 	ckpt_task_work_add = (ckpt_task_work_add_t *)look_up("task_work_add");
-	return ckpt_task_work_add ? 0 : -ENOENT;
+	ckpt_mm_alloc = (ckpt_mm_alloc_t *)look_up("mm_alloc");
+	ckpt_dup_mmap = (ckpt_dup_mmap_t *)look_up("dup_mmap");
+	ckpt_walk_page_range = (ckpt_walk_page_range_t *)look_up("walk_page_range");
+	return ckpt_task_work_add && ckpt_mm_alloc && ckpt_dup_mmap && ckpt_walk_page_range ? 0 : -ENOENT;
 }

@@ -7,6 +7,8 @@
 #define CKPT_COMPAT_H
 
 #include <linux/kprobes.h>
+#include <linux/mm.h>
+#include <linux/pagewalk.h>
 #include <linux/signal.h>
 #include <linux/task_work.h>
 #include <linux/version.h>
@@ -15,6 +17,28 @@
 typedef int ckpt_task_work_add_t(struct task_struct *task, struct callback_head *work,
 				 enum task_work_notify_mode mode);
 extern ckpt_task_work_add_t *ckpt_task_work_add;
+
+/* An empty address space; and the copy of one into it, copy-on-write, as fork(2) makes it (kernel/fork.c). */
+typedef struct mm_struct *ckpt_mm_alloc_t(void);
+extern ckpt_mm_alloc_t *ckpt_mm_alloc;
+typedef int ckpt_dup_mmap_t(struct mm_struct *copy, struct mm_struct *mm);
+extern ckpt_dup_mmap_t *ckpt_dup_mmap;
+
+typedef int ckpt_walk_page_range_t(struct mm_struct *mm, unsigned long start, unsigned long end,
+				   const struct mm_walk_ops *ops, void *private);
+extern ckpt_walk_page_range_t *ckpt_walk_page_range;
+
+/*
+ * References to up to `count` pages from `address` on, for reading; fewer before one that is absent and of memory that is
+ * zeros then, -EFAULT where the first is. The mmap lock is held.
+ */
+static inline long ckpt_get_pages(struct mm_struct *mm, unsigned long address, unsigned long count, struct page **pages)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#error "FOLL_DUMP is internal to this kernel: get_dump_page() is to be looked up"
+#endif
+	return get_user_pages_remote(mm, address, count, FOLL_FORCE | FOLL_DUMP, pages, NULL, NULL);
+}
 
 /* Finds what is looked up. -ENOENT, with a sentence in the log that names the symbol. */
 int ckpt_compat_init(void);

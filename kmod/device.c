@@ -98,12 +98,18 @@ static bool has_untaken(void)
 	return has;
 }
 
+/* Whether the file is the one that serves the signals. */
+static bool serves(struct file *file)
+{
+	return (file->f_mode & FMODE_READ) && (file->f_mode & FMODE_WRITE);
+}
+
 static ssize_t ckpt_read(struct file *file, char __user *to, size_t size, loff_t *pos)
 {
 	struct ckpt_request request;
 	struct entry *entry;
 
-	if (size < sizeof(request))
+	if (size < sizeof(request) || !serves(file))
 		return -EINVAL;
 	for (;;) {
 		spin_lock(&lock);
@@ -167,25 +173,35 @@ static ssize_t ckpt_write(struct file *file, const char __user *from, size_t siz
 
 static __poll_t ckpt_poll(struct file *file, poll_table *table)
 {
+	if (!serves(file))
+		return EPOLLERR;
 	poll_wait(file, &changed, table);
 	return EPOLLOUT | EPOLLWRNORM | (has_untaken() ? EPOLLIN | EPOLLRDNORM : 0);
 }
 
 static long ckpt_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
+	void __user *at = (void __user *)argument;
 	u32 version;
 
-	if (command != CKPT_IOC_VERSION)
+	switch (command) {
+	case CKPT_IOC_VERSION:
+		if (get_user(version, (u32 __user *)at))
+			return -EFAULT;
+		return version == CKPT_DEVICE_VERSION ? 0 : -EINVAL;
+	case CKPT_IOC_SNAPSHOT:
+		return ckpt_snapshot(at);
+	default:
 		return -ENOTTY;
-	if (get_user(version, (u32 __user *)argument))
-		return -EFAULT;
-	return version == CKPT_DEVICE_VERSION ? 0 : -EINVAL;
+	}
 }
 
 static int ckpt_open(struct inode *inode, struct file *file)
 {
 	int result = 0;
 
+	if (!serves(file))
+		return (file->f_mode & FMODE_WRITE) ? -EINVAL : 0;
 	spin_lock(&lock);
 	if (served)
 		result = -EBUSY;
@@ -200,6 +216,8 @@ static int ckpt_release(struct inode *inode, struct file *file)
 	struct entry *entry, *next;
 	LIST_HEAD(left);
 
+	if (!serves(file))
+		return 0;
 	spin_lock(&lock);
 	served = false;
 	list_splice_init(&entries, &left);

@@ -14,6 +14,9 @@ void ckpt_signals_exit(void);
 int ckpt_device_init(void);
 void ckpt_device_exit(void);
 
+/* snapshot.c: CKPT_IOC_SNAPSHOT; a descriptor, or an error. */
+long ckpt_snapshot(const void __user *argument);
+
 /*
  * Asks whoever has /dev/ckpt open to checkpoint the current process, and waits until it is done, or until the thread is
  * wanted elsewhere (which being stopped for the checkpoint is). 0, or -ENODEV where nobody has it open, -ENOMEM.

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "engine/base/error.h"
+#include "engine/kinds/seccomp.h"
 #include "engine/process/proc_status.h"
 
 namespace ckpt {
@@ -65,9 +66,10 @@ Credentials parse_record(const Record& record) {
   return c;
 }
 
-Credentials of_thread(Remote& thread) {
-  const std::string path = fmt::format("/proc/{}/task/{}/status", thread.pid(), thread.tid());
-  const std::string text = read_file(path);
+std::string status_path(const Remote& thread) { return fmt::format("/proc/{}/task/{}/status", thread.pid(), thread.tid()); }
+
+Credentials of_thread(Remote& thread, const std::string& text) {
+  const std::string path = status_path(thread);
   const auto caps = [&](std::string_view name) { return parse_u64("0x" + status_field(text, name)).value_or(0); };
   Credentials c;
   c.uid = parse_ids(status_field(text, "Uid"), path);
@@ -143,8 +145,9 @@ void check_confinement(const Caller& caller, const Credentials& want, const std:
 
 }  // namespace
 
-void capture_credentials(const CaptureContext&, Remote& thread, Record& out) {
-  const Credentials c = of_thread(thread);
+void capture_credentials(const CaptureContext& ctx, Remote& thread, Record& out) {
+  const std::string status = read_file(status_path(thread));
+  const Credentials c = of_thread(thread, status);
   out.add("uid", join(c.uid));
   out.add("gid", join(c.gid));
   if (!c.groups.empty()) out.add("groups", join(c.groups));
@@ -155,12 +158,14 @@ void capture_credentials(const CaptureContext&, Remote& thread, Record& out) {
   out.add_hex("cap_ambient", c.ambient);
   out.add_hex("securebits", c.securebits);
   out.add("no_new_privs", c.no_new_privs ? 1 : 0);
+  capture_seccomp(ctx, thread, status, out);
 }
 
 void restore_credentials(const RestoreContext& ctx, Remote& thread, const Record& record) {
   check_may_resume(ctx.caller, record);
   const Credentials want = parse_record(record);
-  const Credentials have = of_thread(thread);
+  restore_seccomp(ctx, thread, record);
+  const Credentials have = of_thread(thread, read_file(status_path(thread)));
   if (have == want) return;
   drop_bounding(thread, have.bounding, want.bounding);
   // Capabilities must survive the change of uids until they are set to what they were; the image's own securebits
@@ -181,7 +186,7 @@ void restore_credentials(const RestoreContext& ctx, Remote& thread, const Record
     }
   }
   if (want.no_new_privs) thread.call("prctl(PR_SET_NO_NEW_PRIVS)", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  if (!(of_thread(thread) == want)) {
+  if (!(of_thread(thread, read_file(status_path(thread))) == want)) {
     fail(EPERM, "{}: the credentials of the image cannot be given to it here", record.where());
   }
 }

@@ -6,6 +6,7 @@
 //                    cap_inheritable, cap_permitted, cap_effective, cap_bounding, cap_ambient   (hex)
 //                    securebits HEX
 //                    no_new_privs 0|1
+//                    seccomp ...                          see seccomp.h
 //
 // The room is the last one that needs rights: what comes after it runs with the thread's own.
 #pragma once

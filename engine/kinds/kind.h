@@ -29,6 +29,7 @@ namespace ckpt {
 // ---- capture ----------------------------------------------------------------------------------------------------
 
 struct OpenFd;
+class PtyIndex;
 struct QueuedDescriptors;
 struct UnixDiag;
 
@@ -41,6 +42,7 @@ struct TreeDescriptors {
   // Found out when somebody asks the first time (CaptureContext).
   mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets;
   mutable std::optional<bool> may_hold_more;
+  mutable std::shared_ptr<const PtyIndex> ptys;
 
   /// The tables must outlive this and stay as they are. Those of several processes have `shares` across them filled in
   /// (find_shared_descriptions).
@@ -74,6 +76,8 @@ struct CaptureContext {
   std::shared_ptr<const QueuedDescriptors> queued;
   /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
   bool no_sockets = false;
+  /// CKPT_NO_PGRP_TTYS: a terminal outside the image is captured as hung up.
+  bool no_pgrp_ttys = false;
 
   /// Every descriptor of the checkpoint that leads to this inode, those under way in its sockets as well:
   /// whether all ends of something are in the image.

@@ -11,6 +11,7 @@
 #include "engine/kinds/other.h"
 #include "engine/kinds/path_fd.h"
 #include "engine/kinds/pipe.h"
+#include "engine/kinds/pty.h"
 #include "engine/kinds/self_fd.h"
 #include "engine/kinds/signalfd.h"
 #include "engine/kinds/timerfd.h"
@@ -30,6 +31,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &directory_kind(),
       &pipe_kind(),
       &fifo_kind(),
+      &ptmx_kind(),
       &tty_kind(),
       &unix_socket_kind(),
       &chardev_kind(),

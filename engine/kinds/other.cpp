@@ -69,12 +69,7 @@ std::string describe_socket(const CaptureContext& ctx, const OpenFd& fd) {
 
 std::string describe(const CaptureContext& ctx, const OpenFd& fd) {
   if (S_ISSOCK(fd.st.st_mode)) return describe_socket(ctx, fd);
-  if (S_ISCHR(fd.st.st_mode)) {
-    if (fd.target.starts_with("/dev/ptmx") || fd.target.starts_with("/dev/pts/ptmx")) {
-      return "the master of a pseudo-terminal";
-    }
-    return fmt::format("the device {}", fd.target);
-  }
+  if (S_ISCHR(fd.st.st_mode)) return fmt::format("the device {}", fd.target);
   if (S_ISBLK(fd.st.st_mode)) return fmt::format("the block device {}", fd.target);
   for (const Phrase& p : kPhrases) {
     if (fd.target.starts_with(p.target)) return fmt::format("{} ({})", p.phrase, fd.target);

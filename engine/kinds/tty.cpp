@@ -1,19 +1,22 @@
 #include "engine/kinds/tty.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/named_file.h"
+#include "engine/kinds/pty.h"
+#include "engine/kinds/pty_index.h"
 
 namespace ckpt {
 
 namespace {
 
 // Documentation/admin-guide/devices.txt
-constexpr unsigned kVirtualConsole = 4, kAlternate = 5, kPtsFirst = 136, kPtsLast = 143;
+constexpr unsigned kVirtualConsole = 4, kAlternate = 5;
 
 bool is_controlling_alias(dev_t rdev) { return rdev == makedev(kAlternate, 0); }
 
@@ -38,6 +41,12 @@ std::string controlling_terminal(const CaptureContext& ctx) {
   return "";
 }
 
+/// Every call on a terminal that was hung up fails so (hung_up_tty_ioctl in drivers/tty/tty_io.c).
+bool is_hung_up(int fd) {
+  unsigned dev = 0;
+  return ::ioctl(fd, TIOCGDEV, &dev) != 0 && errno == EIO;
+}
+
 class TtyKind : public DescriptorKind {
  public:
   const char* name() const override { return "tty"; }
@@ -46,7 +55,15 @@ class TtyKind : public DescriptorKind {
     return S_ISCHR(fd.st.st_mode) && is_terminal(fd.st.st_rdev) && fd.target.starts_with('/');
   }
 
+  bool may_be_queued() const override { return false; }
+
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
+    if (ctx.no_pgrp_ttys && !pty_object(ctx, fd)) return out.add("hung_up", 1);
+    if (is_hung_up(ctx.take(fd.fd).get())) return out.add("hung_up", 1);
+    if (const auto object = pty_object(ctx, fd)) {
+      out.add("object", *object);
+      return capture_pty(ctx, *object);
+    }
     capture_name(ctx, fd, out);
     capture_rdev(fd, out);
     out.add("uid", fd.st.st_uid);
@@ -56,12 +73,18 @@ class TtyKind : public DescriptorKind {
   }
 
   UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
+    if (record.has("object")) return open_pty_slave(ctx, record);
+    if (record.has("hung_up")) return open_hung_up_terminal(ctx, record);
     try {
       return reopen(ctx, record);
     } catch (const Error& e) {
       if (e.err() == EINVAL) throw;
       fail(ENXIO, "{}; `ckpt restore -f` resumes the program on the present terminal", e.sentence());
     }
+  }
+
+  void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
+    if (record.has("object")) finish_pty_slave(ctx, record, fd, leader);
   }
 
  private:

@@ -6,6 +6,7 @@
 #include "engine/base/fd.h"
 #include "engine/base/record.h"
 #include "engine/memory/snapshot.h"
+#include "engine/module.h"
 
 namespace ckpt {
 namespace {
@@ -59,10 +60,19 @@ class NoSnapshot : public Snapshot {
   const pid_t pid_;
 };
 
+std::unique_ptr<Snapshot> require_kernel_snapshot(pid_t pid) {
+  try {
+    return make_kernel_snapshot(pid);
+  } catch (const Error& e) {
+    fail(EOPNOTSUPP, "{}: the engine is to be the kernel's (engine=kernel), but {}", pid, e.sentence());
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target) {
   if (name == "write-protect") return make_write_protect_snapshot(target.pid);
+  if (name == "kernel") return make_kernel_snapshot(target.pid);
   if (name == "fork") return make_fork_snapshot(target.pid, target.orphans_stay);
   if (name == "copy") return make_copy_snapshot(target.pid);
   fail(EINVAL, "'{}' is no way to take a snapshot", name);
@@ -71,11 +81,17 @@ std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTar
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas) {
   if (!target.memory) return std::make_unique<NoSnapshot>(target.pid);
   if (!target.only.empty() && target.without.empty()) return make_snapshot(target.only, target);
+  if (target.engine == EngineChoice::kernel) return require_kernel_snapshot(target.pid);
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));
   if (own <= kSmallProcess) return make_copy_snapshot(target.pid, own + kGrowth);
-  if (target.without != "write-protect" && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
+  if (target.engine == EngineChoice::automatic && target.without.empty() && module_serves()) {
+    return make_kernel_snapshot(target.pid);
+  }
+  // A userfaultfd that our death leaves behind in a process that may not close it would be its end at the next fault.
+  const bool seccomp = status_field(status, "Seccomp") != "0";
+  if (target.without != "write-protect" && !seccomp && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
     try {
       return make_write_protect_snapshot(target.pid);
     } catch (const Error& e) {

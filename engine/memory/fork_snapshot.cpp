@@ -13,47 +13,32 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <cstring>
-
-#include "engine/memory/page_scan.h"
-#include "engine/memory/remote_memory.h"
-#include "engine/memory/snapshot.h"
-#include "engine/memory/stop_copies.h"
+#include "engine/memory/cow_snapshot.h"
 
 namespace ckpt {
 namespace {
 
-class ForkSnapshot : public Snapshot {
+class ForkSnapshot : public CowSnapshot {
  public:
   ForkSnapshot(pid_t pid, std::function<bool()> orphans_stay)
-      : pid_(pid), orphans_stay_(std::move(orphans_stay)), memory_(pid), scanner_(pid) {}
+      : CowSnapshot(pid), orphans_stay_(std::move(orphans_stay)) {}
   ~ForkSnapshot() override { release(); }
 
   const char* name() const override { return "fork"; }
-  pid_t pid() const override { return pid_; }
-  void fix(const std::vector<Vma>& vmas, Remote& leader) override;
-  /// Where no child could be made (limits, memory) the process is copied while it is stopped.
-  bool needs_stop() const override { return child_ == 0; }
-  std::vector<Range> touched(const Vma& vma) override;
-  void read(Range range, std::span<std::byte> out) override;
   void release() noexcept override;
 
+ protected:
+  bool make_copy(Remote& leader) override;
+  std::vector<Range> touched_in_copy(const Vma& vma) override { return child_scanner_->touched(vma); }
+  void read_copy(Range range, std::span<std::byte> out) override;
+
  private:
-  /// What a child does not inherit: MADV_DONTFORK, MADV_WIPEONFORK; and private huge pages, which the kernel takes away
-  /// from the child when the parent writes and the pool is empty (mm/hugetlb.c).
-  static bool inherited(const Vma& vma) {
-    return !vma.has_flag("dc") && !vma.has_flag("wf") && !vma.has_flag("ht");
-  }
   pid_t make_child(Remote& leader) const;
   void run_maker(pid_t maker) const;
   void adopt_child(pid_t child);
   bool may_have_child() const;
 
-  const pid_t pid_;
   const std::function<bool()> orphans_stay_;
-  RemoteMemory memory_;
-  PageScanner scanner_;
-  StopCopies copies_;
   pid_t child_ = 0;
   std::optional<RemoteMemory> child_memory_;
   std::optional<PageScanner> child_scanner_;
@@ -68,15 +53,11 @@ int wait_for_task(pid_t task) {
   return status;
 }
 
-void ForkSnapshot::fix(const std::vector<Vma>& vmas, Remote& leader) {
-  if (!may_have_child()) return;
-  const pid_t child = make_child(leader);
-  if (child == 0) return;
+bool ForkSnapshot::make_copy(Remote& leader) {
+  const pid_t child = may_have_child() ? make_child(leader) : 0;
+  if (child == 0) return false;
   adopt_child(child);
-  for (const Vma& vma : vmas) {
-    if (inherited(vma)) continue;
-    for (const Range& run : scanner_.touched(vma)) copies_.copy(memory_, run);
-  }
+  return true;
 }
 
 bool ForkSnapshot::may_have_child() const {
@@ -125,24 +106,11 @@ void ForkSnapshot::adopt_child(pid_t child) {
   child_scanner_.emplace(child);
 }
 
-std::vector<Range> ForkSnapshot::touched(const Vma& vma) {
-  if (!child_) return scanner_.touched(vma);
-  return inherited(vma) ? child_scanner_->touched(vma) : copies_.within(vma);
-}
-
-void ForkSnapshot::read(Range range, std::span<std::byte> out) {
-  if (!child_) return memory_.read(range.start, out.first(range.size()));
-  uint64_t next = 0;
-  const std::span<const std::byte> copied = copies_.at(range.start, next);
-  if (copied.empty()) {
-    const int err = child_memory_->try_read(range.start, out.first(range.size()));
-    // Killed with its process group, or for want of memory: it says nothing of the process.
-    if (err == ESRCH) throw SnapshotLost(EAGAIN, fmt::format("{}: the snapshot's child was killed", pid_));
-    if (err != 0) fail(err, "{}: reading memory {}: {}", pid_, range_name(range), errno_text(err));
-    return;
-  }
-  if (copied.size() < range.size()) fail(EINVAL, "memory {} is not in the snapshot", range_name(range));
-  std::memcpy(out.data(), copied.data(), range.size());
+void ForkSnapshot::read_copy(Range range, std::span<std::byte> out) {
+  const int err = child_memory_->try_read(range.start, out);
+  // Killed with its process group, or for want of memory: it says nothing of the process.
+  if (err == ESRCH) throw SnapshotLost(EAGAIN, fmt::format("{}: the snapshot's child was killed", pid_));
+  if (err != 0) fail(err, "{}: reading memory {}: {}", pid_, range_name(range), errno_text(err));
 }
 
 void ForkSnapshot::release() noexcept {

@@ -1,7 +1,8 @@
 // A process's memory as of one instant, read while the process runs on.
 //
-// Strategies, best first; which one serves is decided from the kernel's features and the target (choose_snapshot):
+// Strategies; which one serves is decided from the kernel's features and the target (choose_snapshot):
 //   write-protect   userfaultfd write-protection in two phases (privileged daemon, Linux 6.7)
+//   kernel          a copy-on-write copy by the kernel module, where it is loaded
 //   fork            a copy-on-write copy of the target, no child of it
 //   copy            everything is read while stopped: always possible, also used when the process is not to go on
 //
@@ -50,9 +51,11 @@ class SnapshotLost : public Error {
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  /// "write-protect", "fork", "copy", "none".
+  /// "kernel", "write-protect", "fork", "copy", "none".
   virtual const char* name() const = 0;
   virtual pid_t pid() const = 0;
+  /// From fix() on: whether it is the work of the kernel module.
+  virtual bool by_module() const { return false; }
 
   /// True where prepare() must be called in a short stop of its own before the real one.
   virtual bool wants_prepare_stop() const { return false; }
@@ -86,6 +89,7 @@ struct SnapshotTarget {
   bool stays_stopped = false;
   /// False where no memory is wanted: nothing is touched then.
   bool memory = true;
+  EngineChoice engine = EngineChoice::automatic;
   /// Name of a strategy not to take (after SnapshotLost): this one and better ones are passed over.
   std::string_view without = {};
   /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.
@@ -96,12 +100,13 @@ struct SnapshotTarget {
 };
 
 /// Decides from the kernel, our own privileges, and the process's table and resident size. Cheap (no page table is
-/// walked). Throws Error(ESRCH).
+/// walked). Throws Error(ESRCH); EOPNOTSUPP where the module is to serve and does not.
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas);
 
 /// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.
 /// `buffer`: where no more than these bytes are found, they are read during fix() and the process need not wait.
 std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
+std::unique_ptr<Snapshot> make_kernel_snapshot(pid_t pid);
 std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay = {});
 std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
 /// By its name().

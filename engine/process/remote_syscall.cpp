@@ -160,6 +160,7 @@ struct RemoteSyscall::Borrowed {
   RemotePtr undo_frames;
   size_t undo_count = 0, undo_done = 0;
   std::vector<std::byte> undo_bytes;
+  bool seccomp_suspended = false;
 
   /// Where a call returns to if nobody is there to stop the thread behind it.
   RemotePtr returns_to() const {
@@ -279,6 +280,8 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
     std::copy(made.frame.begin(), made.frame.end(), frame_in);
     std::copy(made.area.begin(), made.area.end(), frame_in + static_cast<ptrdiff_t>(padded_frame_bytes()));
     tracee_.write(b->scratch, image);
+    // From here to finish() no instruction of its own runs, so nothing that seccomp would keep it from is let through.
+    b->seccomp_suspended = tracee_.suspend_seccomp(true);
     tracee_.set_registers(b->calling);
     tracee_.set_signal_mask(kAllSignals);
   } catch (...) {
@@ -346,7 +349,8 @@ void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {
   if (b.undo_bytes.empty()) b.undo_bytes = read_stack(tracee_, b.undo_frames, kMaxUndo * padded_frame_bytes());
   const std::vector<std::byte> frames = frames_of(calls, b.undo_frames, b.frame);
   if (!frames.empty()) tracee_.write(b.undo_frames, frames);
-  b.undo_count = calls.size();
+  // Under seccomp they may be its end: rather a page or a child too many.
+  b.undo_count = site_.seccomp ? 0 : calls.size();
   b.undo_done = 0;
 }
 
@@ -396,6 +400,7 @@ void RemoteSyscall::finish() {
   // The mask first: with it gone wrong in the middle, the frame still brings both back.
   tracee_.set_signal_mask(b->mask);
   tracee_.set_registers(b->regs);
+  if (b->seccomp_suspended) tracee_.suspend_seccomp(false);
   tracee_.write(b->scratch, b->bytes);
   if (!b->undo_bytes.empty()) tracee_.write(b->undo_frames, b->undo_bytes);
 }

@@ -57,6 +57,7 @@ struct InjectionSite {
   RemotePtr restorer;     ///< `mov $15, %eax; syscall`: rt_sigreturn; 0 where the process has none
   std::vector<Mapping> mappings;
   uint64_t main_rsp = 0;  ///< stack pointer of the main thread, 0 where not known
+  bool seccomp = false;   ///< the main thread is under seccomp
   /// Pieces at the low end of the main stack, lent to threads on stacks of unknown bounds; oldest first.
   std::vector<std::pair<uint64_t, RemoteSyscall*>> lent;
   /// False where a death of ours would kill the process: there is no code for a return.

@@ -49,6 +49,7 @@ void StoppedProcess::find_code() {
   } catch (const Error& e) {
     if (e.err() != EOPNOTSUPP) throw;
   }
+  site_.seccomp = read_status(pid_).seccomp != 0;
 }
 
 bool StoppedProcess::has_leader() const {
@@ -228,7 +229,9 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
       if (std::none_of(mappings.begin(), mappings.end(), has_code)) {
         fail(EBUSY, "{}: it is just executing another program", pid_);
       }
+      const bool seccomp = site_.seccomp;   // an exec does not end it
       site_ = find_injection_site(pid_, std::move(mappings));
+      site_.seccomp = seccomp;
     }
   } catch (...) {
     resume();

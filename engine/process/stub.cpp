@@ -83,7 +83,11 @@ Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(std::make_unique<Spaw
     pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
     constexpr long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
-    if (ptrace(PTRACE_SEIZE, pid, 0, options) != 0) fail_errno("{}: tracing the new process", pid);
+    // Filters are installed before the last remote call is made; threads to come inherit this.
+    if (ptrace(PTRACE_SEIZE, pid, 0, options | PTRACE_O_SUSPEND_SECCOMP) != 0 &&
+        ptrace(PTRACE_SEIZE, pid, 0, options) != 0) {
+      fail_errno("{}: tracing the new process", pid);
+    }
     threads_.push_back(std::make_unique<StubThread>(*this, pid));
     if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) != 0) fail_errno("{}: stopping the new process", pid);
     wait_stop(pid);

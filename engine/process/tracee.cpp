@@ -35,8 +35,9 @@ void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
 
 }  // namespace
 
-Tracee::Tracee(pid_t pid, pid_t tid, unsigned options) : pid_(pid), tid_(tid) {
-  if (ptrace_request(PTRACE_SEIZE, tid, nullptr, as_data(PTRACE_O_TRACESYSGOOD | options)) < 0) {
+Tracee::Tracee(pid_t pid, pid_t tid, unsigned options)
+    : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {
+  if (ptrace_request(PTRACE_SEIZE, tid, nullptr, as_data(options_)) < 0) {
     fail_errno("{}: thread {}: ptrace", pid, tid);
   }
 }
@@ -246,6 +247,11 @@ std::vector<siginfo_t> Tracee::pending_signals(bool of_process) const {
     pending.insert(pending.end(), batch.begin(), batch.begin() + got);
     if (got < static_cast<long>(batch.size())) return pending;
   }
+}
+
+bool Tracee::suspend_seccomp(bool suspended) const {
+  const unsigned options = options_ | (suspended ? PTRACE_O_SUSPEND_SECCOMP : 0);
+  return ptrace_request(PTRACE_SETOPTIONS, tid_, nullptr, as_data(options)) == 0;
 }
 
 std::optional<RseqConfig> Tracee::rseq() const {

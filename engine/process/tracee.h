@@ -94,6 +94,9 @@ class Tracee {
   void set_signal_mask(uint64_t mask);
   /// Pending signals with their siginfo, in queue order: of this thread, or those of the process.
   std::vector<siginfo_t> pending_signals(bool of_process) const;
+  /// While it is suspended the thread's system calls meet no seccomp; a detach, and our death, end that. False where
+  /// it cannot be had (CAP_SYS_ADMIN).
+  bool suspend_seccomp(bool suspended) const;
   /// Nothing where the kernel cannot tell (before 5.13).
   std::optional<RseqConfig> rseq() const;
 
@@ -109,6 +112,7 @@ class Tracee {
 
   pid_t pid_;
   pid_t tid_;
+  unsigned options_;
   State state_ = State::running;
   bool group_stopped_ = false;
   std::vector<pid_t> born_;

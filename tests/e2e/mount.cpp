@@ -103,7 +103,9 @@ Mount::~Mount() {
 }
 
 bool Mount::start() {
-  const std::string options = "store=" + directory_.path() + "/store" + (options_.empty() ? "" : "," + options_);
+  std::string options = "store=" + directory_.path() + "/store" + (options_.empty() ? "" : "," + options_);
+  // Tests that are run with the other engine as well (tests/vm).
+  if (const char* more = getenv("CKPTFS_TEST_OPTIONS")) options += std::string(",") + more;
   const pid_t child = fork();
   if (child == 0) {
     const int out = open((directory_.path() + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);

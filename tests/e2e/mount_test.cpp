@@ -301,7 +301,6 @@ TEST_F(MountTest, CtlRefusesWithASentence) {
   EXPECT_EQ(unknown.error, EINVAL);
   EXPECT_EQ(unknown.sentence, "ctl: unknown word 'frobnicate'\n");
   EXPECT_EQ(mount_.command("4999999").error, ESRCH);
-  EXPECT_EQ(mount_.command("1 no_pgrp_ttys").error, EOPNOTSUPP);
   EXPECT_EQ(mount_.command("delete nothing").error, ENOENT);
   EXPECT_EQ(mount_.command("restore nothing").error, ENOENT);
   EXPECT_EQ(mount_.write_ctl(noise(100'000)).error, EINVAL);

@@ -96,6 +96,9 @@ void Program::kill_and_reap() {
   for (const pid_t pid : descendants) {
     EXPECT_TRUE(wait_until([pid] { return waitpid(pid, nullptr, WNOHANG | __WALL) == pid || kill(pid, 0) != 0; })) << pid;
   }
+  // So are copies that a checkpoint has made of it, who keep its group in use.
+  while (waitpid(-pid_, nullptr, WNOHANG | __WALL) > 0) {
+  }
 }
 
 bool Program::wait_end(std::chrono::milliseconds limit) {

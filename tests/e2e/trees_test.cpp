@@ -167,6 +167,16 @@ const Work works[] = {
      "    os.rename('out.new', 'out')\n"
      "END\n",
      "python3 main.py"},
+    {"a_shell_under_script",
+     "cat > inner <<'END'\n"
+     "stty rows 33 cols 77 -echoctl\n"
+     "set -m\n"
+     "sleep 1000 &\n"
+     "(echo \"a job on $(tty | tr -d 0-9)\"; > progress; for ((n = 0; n < 100; ++n)); do [ -e go ] || sleep 0.02; done; "
+     "stty size; echo by its other name > /dev/tty; ps -o pgid= -o tpgid= $BASHPID | tr -s ' ' '\\n' | sort -u | wc -w)\n"
+     "jobs; kill %1; wait %1; echo $?; stty -a | grep -o -e -echoctl\n"
+     "END\n",
+     "script -qec 'bash inner' typescript < /dev/null > shown; tr -d '\\r' < shown > out.new; mv out.new out"},
 };
 
 INSTANTIATE_TEST_SUITE_P(, Works, testing::ValuesIn(works), [](const auto& work) { return std::string(work.param.name); });

@@ -66,14 +66,6 @@ TEST(Command, RefusalsNameTheWord) {
   }
 }
 
-TEST(Command, FlagsThatCannotBeHonouredAreRefusedByName) {
-  for (const std::string flag : {"no_pgrp_ttys"}) {
-    const Error error = refusal("12 " + flag);
-    EXPECT_EQ(error.err(), EOPNOTSUPP) << flag;
-    EXPECT_NE(error.sentence().find(flag), std::string::npos);
-  }
-}
-
 TEST(Command, MessagesStayShortAndPrintable) {
   EXPECT_LT(refusal("12 " + std::string(4000, 'x')).sentence().size(), 120u);
   EXPECT_EQ(refusal("\xff\xfe").sentence(), "ctl: unknown word '\\377\\376'");

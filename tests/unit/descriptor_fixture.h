@@ -66,6 +66,7 @@ class DescriptorTest : public ::testing::Test {
     ctx.objects = &captured_objects_;
     ctx.later = &later_;
     ctx.no_sockets = no_sockets_;
+    ctx.no_pgrp_ttys = no_pgrp_ttys_;
     return ctx;
   }
 
@@ -158,7 +159,7 @@ class DescriptorTest : public ::testing::Test {
   std::map<std::string, std::string> captured_objects_;
   std::map<std::string, UniqueFd> restored_objects_;
   std::vector<std::function<void()>> later_, undo_;
-  bool no_sockets_ = false;
+  bool no_sockets_ = false, no_pgrp_ttys_ = false;
 };
 
 }  // namespace ckpt

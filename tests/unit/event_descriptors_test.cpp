@@ -290,7 +290,6 @@ TEST_F(DescriptorTest, ATerminalIsOpenedAgainWhileItIsThere) {
   char name[64];
   ASSERT_EQ(ptsname_r(master.get(), name, sizeof name), 0);
   const int fd = open(name, O_RDWR | O_NOCTTY);
-  EXPECT_NE(refusal({master.get()}).find("the master of a pseudo-terminal"), std::string::npos);
   capture({fd});
   EXPECT_NE(record(fd).find("type tty"), std::string::npos) << record(fd);
   close(fd);

@@ -7,8 +7,9 @@
 
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/pieces.h"
-#include "memory_helpers.h"
+#include "engine/module.h"
 #include "engine/process/stop.h"
+#include "memory_helpers.h"
 
 namespace ckpt {
 namespace {
@@ -127,7 +128,12 @@ struct Case {
   int advice;
 };
 
-class EveryStrategy : public testing::TestWithParam<Case> {};
+class EveryStrategy : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (GetParam().strategy == "kernel" && !module_serves()) GTEST_SKIP() << "the kernel module is not loaded";
+  }
+};
 
 constexpr uint64_t kWriterPages = 6000;
 uint64_t page_of_write(uint64_t n) { return n * 7919 % kWriterPages; }
@@ -363,7 +369,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(Memory, EveryStrategy,
                          testing::Values(Case{"copy", MADV_NOHUGEPAGE}, Case{"write-protect", MADV_NOHUGEPAGE},
                                          Case{"write-protect", MADV_HUGEPAGE}, Case{"fork", MADV_NOHUGEPAGE},
-                                         Case{"fork", MADV_HUGEPAGE}),
+                                         Case{"fork", MADV_HUGEPAGE}, Case{"kernel", MADV_NOHUGEPAGE},
+                                         Case{"kernel", MADV_HUGEPAGE}),
                          [](const auto& tested) {
                            std::string name = tested.param.strategy;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -378,9 +385,16 @@ TEST(ChooseSnapshot, CopiesWhatIsSmallOrStaysStopped) {
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .stays_stopped = true}, large.vmas())->name(), "copy");
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "fork"}, large.vmas())->name(), "copy");
   EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .without = "write-protect"}, large.vmas())->name(), "fork");
+  if (module_serves()) {
+    const SnapshotTarget stays = {.pid = large.pid(), .stays_stopped = true, .engine = EngineChoice::kernel};
+    EXPECT_STREQ(choose_snapshot(stays, large.vmas())->name(), "kernel");
+    EXPECT_STREQ(choose_snapshot({.pid = large.pid()}, large.vmas())->name(), "kernel");
+  } else {
+    EXPECT_THROW(choose_snapshot({.pid = large.pid(), .engine = EngineChoice::kernel}, large.vmas()), Error);
+  }
   auto vmas = large.vmas();
   vmas[0].vm_flags += " um";
-  EXPECT_STREQ(choose_snapshot({.pid = large.pid()}, vmas)->name(), "fork");
+  EXPECT_STREQ(choose_snapshot({.pid = large.pid(), .engine = EngineChoice::ptrace}, vmas)->name(), "fork");
   ::munmap(base, 8192 * kPage);
 }
 

@@ -52,7 +52,8 @@ bool led_outside(const ImageSource& image, int fd, const std::set<std::string>& 
   Record record = descriptor(image, path);
   if (const auto shared = record.find("shares")) record = descriptor(image, "fds/" + *shared);
   const auto type = record.find("type");
-  return type == "tty" || (type == "pipe" && pipes.contains(record.find("object").value_or("")));
+  if (type == "tty") return !record.has("object") && !record.has("hung_up");
+  return type == "pipe" && pipes.contains(record.find("object").value_or(""));
 }
 
 std::vector<std::pair<int, int>> inherited(const ImageSource& image) {

@@ -1,0 +1,28 @@
+#include "engine/module.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+
+#include "engine/base/error.h"
+#include "kmod/ckpt_device.h"
+
+namespace ckpt {
+
+UniqueFd open_module() {
+  UniqueFd device = open_at(AT_FDCWD, "/dev/ckpt", O_RDONLY);
+  const __u32 version = CKPT_DEVICE_VERSION;
+  if (::ioctl(device.get(), CKPT_IOC_VERSION, &version) != 0) {
+    fail(EPROTONOSUPPORT, "/dev/ckpt: the kernel module is of another version than this program");
+  }
+  return device;
+}
+
+bool module_serves() noexcept {
+  try {
+    return static_cast<bool>(open_module());
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+}  // namespace ckpt

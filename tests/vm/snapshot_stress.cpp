@@ -1,0 +1,213 @@
+// Ill use of CKPT_IOC_SNAPSHOT and of what it gives: random and mutated arguments, on snapshots of processes that map, unmap,
+// write, fork, exec and end meanwhile, and that other threads close. Checked is that what is a success was a valid request;
+// what the kernel thinks of it stands in its log. Runs in the guest (kernel_engine.sh).
+//
+//   snapshot_stress CALLS        # of each of three threads
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kmod/ckpt_device.h"
+
+namespace {
+
+constexpr uint64_t kPage = 4096, kTop = 1ull << 47;
+constexpr int kTargets = 4;
+
+std::array<std::atomic<pid_t>, kTargets> targets{};
+std::atomic<bool> done{false};
+std::atomic<long> snapshots{0}, found{0}, bytes{0};
+constexpr uint64_t kArena = 1ull << 44;   // where the targets' memory is
+constexpr uint64_t kArenaPages = 2048;
+
+/// A process that never rests.
+[[noreturn]] void live(const char* self, unsigned seed) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  std::mt19937 random(seed);
+  char* memory = reinterpret_cast<char*>(kArena);
+  for (;;) {
+    char* at = memory + random() % (kArenaPages - 64) * kPage;
+    const size_t size = (1 + random() % 64) * kPage;
+    switch (random() % 12) {
+      case 0: munmap(at, size); break;
+      case 1: madvise(at, size, MADV_DONTNEED); break;
+      case 2: madvise(memory, kArenaPages * kPage, random() % 2 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE); break;
+      case 3: mprotect(at, size, random() % 2 ? PROT_READ : PROT_READ | PROT_WRITE); break;
+      case 4: madvise(at, size, random() % 2 ? MADV_DONTFORK : MADV_DOFORK); break;
+      case 5:
+        if (const pid_t child = fork(); child == 0) _exit(0); else waitpid(child, nullptr, 0);
+        break;
+      case 6:
+        if (random() % 20 == 0) execl(self, self, "live", nullptr);
+        if (random() % 20 == 0) _exit(0);
+        break;
+      default: {
+        const int prot = PROT_READ | PROT_WRITE;
+        if (mmap(at, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED) memset(at, 1 + static_cast<int>(random() % 100), size);
+      }
+    }
+  }
+}
+
+void keep_targets(const char* self) {
+  unsigned seed = 0;
+  std::mt19937 random(99);
+  while (!done) {
+    for (auto& target : targets) {
+      const pid_t pid = target;
+      if (pid > 0 && random() % 8 == 0) kill(pid, SIGKILL);
+      if (pid > 0 && waitpid(pid, nullptr, WNOHANG) == 0) continue;
+      const pid_t child = fork();
+      if (child == 0) live(self, ++seed);
+      ++seed;
+      target = child;
+    }
+    usleep(3000);
+  }
+  for (auto& target : targets) {
+    kill(target, SIGKILL);
+    waitpid(target, nullptr, 0);
+  }
+}
+
+class Misuser {
+ public:
+  explicit Misuser(unsigned seed) : random_(seed), buffer_(64 * kPage), device_(open("/dev/ckpt", O_RDONLY | O_CLOEXEC)) {
+    guarded_ = static_cast<char*>(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(guarded_ + kPage, kPage, PROT_NONE);
+  }
+  ~Misuser() { close(device_); }
+  Misuser(const Misuser&) = delete;
+  Misuser& operator=(const Misuser&) = delete;
+
+  void run(long calls) {
+    int fd = -1;
+    for (long i = 0; i < calls; ++i) {
+      if (i % 40 == 0) {
+        if (fd >= 0) close(fd);
+        fd = take();
+      }
+      switch (random_() % 5) {
+        case 0:
+        case 1: ask_runs(fd); break;
+        case 2:
+        case 3: read_pages(fd); break;
+        default: {
+          const int result = ioctl(random_() % 2 ? device_ : fd, random_command(), address());
+          if (result > 2) close(result);
+        }
+      }
+    }
+    if (fd >= 0) close(fd);
+  }
+
+ private:
+  void* address() {
+    switch (random_() % 4) {
+      case 0: return reinterpret_cast<void*>(random_() | 1ull << 62);
+      case 1: return guarded_ + kPage - random_() % 48;
+      case 2: return nullptr;
+      default: return buffer_.data();
+    }
+  }
+  unsigned long random_command() {
+    constexpr unsigned long kAll[] = {CKPT_IOC_VERSION, CKPT_IOC_SNAPSHOT, CKPT_SNAPSHOT_RUNS};
+    // Of another size, direction or number too.
+    return kAll[random_() % 3] ^ (random_() % 2 ? 0 : 1ul << random_() % 32);
+  }
+  int take() {
+    ckpt_snapshot request = {};
+    request.pid = random_() % 8 ? targets[random_() % kTargets].load() : static_cast<int>(random_());
+    if (random_() % 16 == 0) request.reserved = static_cast<unsigned>(random_());
+    const int fd = ioctl(device_, CKPT_IOC_SNAPSHOT, &request);
+    if (fd < 0) return -1;
+    if (request.reserved != 0) fail("a reserved field is not looked at");
+    ++snapshots;
+    return fd;
+  }
+  uint64_t place() {
+    switch (random_() % 6) {
+      case 0: return random_();
+      case 1: return kTop - random_() % 8 * kPage;
+      case 2: return 0;
+      case 3: return kArena + random_() % (kArenaPages * kPage);
+      default: return kArena + random_() % kArenaPages * kPage;
+    }
+  }
+  void ask_runs(int fd) {
+    ckpt_run* runs = reinterpret_cast<ckpt_run*>(buffer_.data());
+    ckpt_runs request = {};
+    request.start = place();
+    request.end = random_() % 2 ? request.start + random_() % kArenaPages * kPage : place();
+    request.runs = random_() % 8 ? reinterpret_cast<uint64_t>(runs) : reinterpret_cast<uint64_t>(address());
+    const auto capacity = static_cast<unsigned>(1 + random_() % 4096);
+    request.capacity = random_() % 8 ? capacity : static_cast<unsigned>(random_());
+    if (random_() % 16 == 0) request.count = static_cast<unsigned>(random_());
+    if (random_() % 16 == 0) request.next = random_();
+    const ckpt_runs asked = request;
+    if (ioctl(fd, CKPT_SNAPSHOT_RUNS, &request) != 0) return;
+    if (asked.count || asked.next || asked.start % kPage || asked.end % kPage || asked.start > asked.end || asked.end > kTop) {
+      fail("nonsense is accepted");
+    }
+    if (request.runs != reinterpret_cast<uint64_t>(runs)) return;
+    uint64_t at = asked.start;
+    for (unsigned i = 0; i < request.count; ++i) {
+      if (runs[i].start < at || runs[i].end <= runs[i].start || runs[i].end > request.next) fail("the runs are not in order");
+      at = runs[i].end;
+    }
+    found += request.count;
+  }
+  void read_pages(int fd) {
+    const uint64_t at = place();
+    const size_t size = random_() % 8 ? random_() % 64 * kPage : random_() % (64 * kPage);
+    const bool good = random_() % 8 != 0;
+    const ssize_t n = good ? pread(fd, buffer_.data(), size, static_cast<off_t>(at))
+                           : pread(fd, guarded_ + kPage - random_() % 48, random_(), static_cast<off_t>(at));
+    if (n <= 0 || !good) return;
+    if (at % kPage || size % kPage || at + size > kTop || n % static_cast<ssize_t>(kPage)) fail("nonsense is read");
+    bytes += n;
+  }
+  [[noreturn]] void fail(const char* what) {
+    fprintf(stderr, "%s\n", what);
+    exit(1);
+  }
+
+  std::mt19937_64 random_;
+  std::vector<char> buffer_;
+  char* guarded_ = nullptr;
+  const int device_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  mmap(reinterpret_cast<void*>(kArena), kArenaPages * kPage, PROT_READ | PROT_WRITE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (strcmp(argv[1], "live") == 0) live(argv[0], static_cast<unsigned>(getpid()));
+  const long calls = atol(argv[1]);
+  std::thread keeper(keep_targets, argv[0]);
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 3; ++i) {
+    threads.emplace_back([i, calls] { Misuser(i).run(calls); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  done = true;
+  keeper.join();
+  printf("%ld snapshots, %ld calls, %ld runs, %ld bytes\n", snapshots.load(), 3 * calls, found.load(), bytes.load());
+  return snapshots > 0 && found > 0 && bytes > 0 ? 0 : 1;
+}
