@@ -40,9 +40,9 @@ std::array<rlim_t, RLIM_NLIMITS> read_hard_limits(const std::string& proc_dir) {
   return limits;
 }
 
-const ProcStatus& own_status() {
-  static const ProcStatus status = read_status(::getpid());
-  return status;
+uint64_t own_capabilities() {
+  static const uint64_t caps = read_status(::getpid()).cap_effective;
+  return caps;
 }
 
 bool has_capability(const Caller& caller, int cap) { return (caller.effective_caps >> cap & 1) != 0; }
@@ -77,7 +77,7 @@ bool dumpable(int proc_dir, const ProcStatus& status) {
 
 }  // namespace
 
-bool Caller::privileged() const { return uid == 0 && (own_status().cap_effective & ~effective_caps) == 0; }
+bool Caller::privileged() const { return uid == 0 && (own_capabilities() & ~effective_caps) == 0; }
 
 void Caller::limit_to(const Caller& other) {
   const auto has_group = [](const Caller& c, gid_t g) { return g == c.gid || std::ranges::count(c.groups, g) != 0; };
@@ -86,7 +86,6 @@ void Caller::limit_to(const Caller& other) {
   std::erase_if(groups, [&](gid_t group) { return !has_group(other, group); });
   effective_caps &= other.effective_caps;
   seen = seen && other.seen;
-  our_pids = our_pids && other.our_pids;
   no_new_privs = no_new_privs || other.no_new_privs;
   seccomp = seccomp || other.seccomp;
   bounding_caps &= other.bounding_caps;
@@ -105,8 +104,6 @@ Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
     caller.pid = status.tgid;
     caller.groups = status.groups;
     caller.no_new_privs = status.no_new_privs;
-    // Whoever has a pid for us lives in our pid namespace or in one below it.
-    caller.our_pids = status.pid_namespaces == own_status().pid_namespaces;
     caller.seccomp = status.seccomp != 0;
     caller.bounding_caps = status.cap_bounding;
     const std::string proc_dir = fmt::format("/proc/{}", tid);

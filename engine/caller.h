@@ -22,7 +22,6 @@ struct Caller {
 
   // What it has given up for good, and must not get back with a process that we make for it.
   bool seen = false;           ///< false where /proc tells nothing of it: what follows is not known then
-  bool our_pids = false;       ///< it is in our pid namespace: a pid that it names is ours
   bool no_new_privs = false;
   bool seccomp = false;
   uint64_t bounding_caps = 0;

@@ -18,7 +18,6 @@ struct ManifestFile {
   EntryType type = EntryType::file;
   uint64_t size = 0;
   Digest digest;         ///< of a file's content, or of a link's target
-  bool operator==(const ManifestFile&) const = default;
 };
 
 /// Header facts that are known to the capture; the list of files is added by whoever finishes the image.

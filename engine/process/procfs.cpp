@@ -82,7 +82,6 @@ ProcStatus parse_status(std::string_view text, pid_t pid) {
   } else {
     s.kernel_thread = !s.has_mm && s.state != 'Z' && s.state != 'X';
   }
-  s.pid_namespaces = split_words(status_field(text, "NSpid")).size();
   s.seccomp = number<int>(status_field(text, "Seccomp"));
   // "untag_mask" came with Linux 6.4 (Documentation/arch/x86 has the feature as LAM).
   const auto untag = parse_u64(status_field(text, "untag_mask"));

@@ -33,7 +33,6 @@ struct ProcStatus {
   int threads = 0;
   bool kernel_thread = false;  ///< no address space
   bool has_mm = false;         ///< false for a kernel thread and for a zombie
-  size_t pid_namespaces = 0;   ///< nested ones in which it has a pid, from that of /proc down to its own
   int seccomp = 0;             ///< 0 none, 1 strict, 2 filter
   bool address_masking = false;  ///< addresses with tag bits (LAM): untag_mask is not all ones
   bool shadow_stack = false;   ///< x86_Thread_features has shstk
