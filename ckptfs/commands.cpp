@@ -96,8 +96,8 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
   try {
     const ResumeResult result = resume(tree->image(), caller, options);
     ++counters_.resumes;
-    return fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
-                       milliseconds(result.total_ns));
+    return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
+                                        milliseconds(result.total_ns)));
   } catch (...) {
     ++counters_.failed_resumes;
     throw;

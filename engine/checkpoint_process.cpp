@@ -123,7 +123,7 @@ void ProcessCapture::wait_stop() { process_->stop_outside_vdso(shared_.options.c
 
 void ProcessCapture::capture_proc_files() {
   ImageSink& image = *shared_.image;
-  for (const char* name : {"cmdline", "environ", "auxv", "limits"}) {
+  for (const char* name : {"cmdline", "environ", "auxv", "limits", "cgroup"}) {
     image.put(prefix_ + name, read_file(proc_dir_.get(), name));
   }
   for (const char* name : {"exe", "cwd", "root"}) image.put_link(prefix_ + name, read_link(proc_dir_.get(), name));

@@ -51,8 +51,9 @@ class ProcessResume {
   /// Opens and makes everything that comes from outside, with the rights of the calling thread. The root process takes
   /// the descriptors of ResumeOptions::inherit.
   void open_files();
-  /// The threads beside the main one, stopped.
-  void add_threads(Stub& stub) const;
+  /// First of all what threads and children inherit, `maker` being the process that this one is a copy of, null for us.
+  /// Then the threads beside the main one, stopped. Returns what cannot be had, as restore_cgroups().
+  std::string begin(Stub& stub, const ProcessResume* maker) const;
   /// A session of its own, with its controlling terminal. Before those are made who are born into it.
   void lead_session(Stub& stub);
   /// What of the descriptors is made with calls of the process.
@@ -86,6 +87,7 @@ class ProcessResume {
   RestoreContext ctx_;
   std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
+  Record leader_;                        // threads/PID
   Layout layout_;
   UniqueFd root_;
   std::optional<LayoutFiles> files_;

@@ -137,6 +137,9 @@ void check_confinement(const Caller& caller, const Credentials& want, const std:
     fail(EPERM, "{}: its capability bounding set is above the caller's", where);
   }
   if (caller.seccomp) fail(EPERM, "{}: the caller runs under seccomp, and the process would not", where);
+  if (!caller.label.empty()) {
+    fail(EPERM, "{}: the caller has the security label '{}', and the process would have ours", where, escape(caller.label));
+  }
   if (!caller.other_namespace.empty()) {
     fail(EPERM, "{}: the caller is in another {} namespace, and the process would be in ours", where,
          caller.other_namespace);

@@ -3,6 +3,8 @@
 #include "engine/base/error.h"
 #include "engine/kinds/cpu_features.h"
 #include "engine/kinds/credentials.h"
+#include "engine/kinds/keyring.h"
+#include "engine/kinds/lsm_label.h"
 #include "engine/kinds/process_state.h"
 #include "engine/kinds/scheduling.h"
 #include "engine/kinds/signals.h"
@@ -26,6 +28,8 @@ const std::vector<ThreadRoom>& thread_rooms() {
       {"signals", capture_thread_signals, restore_thread_signals},
       {"CPU features", capture_cpu_features, restore_cpu_features},
       {"credentials", capture_credentials, restore_credentials},
+      {"keyrings", capture_keyrings, restore_keyrings},
+      {"label", capture_label, check_label},
       {"scheduling", capture_scheduling, restore_scheduling},
       {"thread state", capture_thread_state, restore_thread_state},
   };

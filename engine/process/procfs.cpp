@@ -132,6 +132,17 @@ uint64_t task_flags(int proc_dir, pid_t tid) {
   return number<uint64_t>(stat_fields(read_file(proc_dir, fmt::format("task/{}/stat", tid)), 7)[6]);
 }
 
+std::string read_label(const std::string& task_dir) {
+  std::string label;
+  try {
+    label = read_file(task_dir + "/attr/current");
+  } catch (const Error&) {
+    return "";  // no module that labels threads
+  }
+  while (!label.empty() && (label.back() == '\n' || label.back() == '\0')) label.pop_back();
+  return label == "unconfined" ? "" : label;
+}
+
 bool is_ending(pid_t pid) {
   constexpr uint64_t kExiting = 0x4;                        // PF_EXITING, include/linux/sched.h
   constexpr uint64_t kKilled = uint64_t{1} << (SIGKILL - 1);

@@ -46,6 +46,10 @@ ProcStatus parse_status(std::string_view text, pid_t pid);
 /// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
 ProcStatus read_status(pid_t pid);
 
+/// What a security module confines a thread by, of the attr/current in its directory /proc/PID/task/TID; empty for
+/// nothing, which AppArmor calls "unconfined".
+std::string read_label(const std::string& task_dir);
+
 /// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
 bool is_ending(pid_t pid);
 

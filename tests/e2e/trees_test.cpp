@@ -196,5 +196,27 @@ TEST_F(Trees, a_refusal_names_the_descendant) {
   EXPECT_TRUE(wait_until([&] { return file("count") != count; })) << "it does not go on";
 }
 
+/// A resumed process is where who resumed it is, and ctl says so.
+TEST_F(Trees, a_control_group_that_has_gone_is_told) {
+  const CommandResult found = run({"sh", "-c", "grep -m1 ' / .* - cgroup2 ' /proc/self/mountinfo | cut -d' ' -f5"});
+  const std::string point = found.output.substr(0, found.output.find('\n')), group = point + "/ckpt-" + std::to_string(getpid());
+  if (point.empty() || mkdir(group.c_str(), 0755) != 0) GTEST_SKIP() << "there are no control groups here";
+  auto program = script("echo $$ > " + group + "/cgroup.procs && touch ready; while [ ! -e end ]; do sleep 0.05; done\n");
+  EXPECT_TRUE(wait_until([&] { return exists(directory_ + "/ready"); })) << file("stderr");
+  const std::string image = std::to_string(program->pid());
+  expect_checkpoint(image + " exit");
+  EXPECT_TRUE(program->wait_end());
+  EXPECT_TRUE(wait_until([&] { return rmdir(group.c_str()) == 0; })) << strerror(errno);
+  const Outcome outcome = mount_.command("restore " + image);
+  ASSERT_EQ(outcome.error, 0) << outcome.sentence;
+  program->resumed();
+  EXPECT_NE(outcome.sentence.find("it is not in the control group /ckpt-" + std::to_string(getpid()) + " any more: "),
+            std::string::npos)
+      << outcome.sentence;
+  EXPECT_EQ(read_file("/proc/" + image + "/cgroup"), read_file("/proc/self/cgroup"));
+  write_file(directory_ + "/end", "");
+  EXPECT_TRUE(program->wait_end());
+}
+
 }  // namespace
 }  // namespace ckpt_test
