@@ -110,7 +110,9 @@ std::vector<pid_t> list_tasks(int proc_dir) {
     const pid_t tid = number<pid_t>(entry->d_name);
     if (tid > 0) tids.push_back(tid);
   }
+  // The kernel lists some twice where the one that it listed last has died (first_tid() in fs/proc/base.c).
   std::sort(tids.begin(), tids.end());
+  tids.erase(std::unique(tids.begin(), tids.end()), tids.end());
   return tids;
 }
 

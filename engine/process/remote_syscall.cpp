@@ -306,13 +306,7 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
     tracee_.set_registers(regs);
     tracee_.run_to_syscall_stop();  // entry
     tracee_.run_to_syscall_stop();  // exit
-    long result = static_cast<long>(tracee_.rax());
-    // A thread that was stopped on its way out of an execve reports the exit of that first, and what was taken for the
-    // exit of ours is its entry.
-    if (result == -ENOSYS && tracee_.enters_call()) {
-      tracee_.run_to_syscall_stop();
-      result = static_cast<long>(tracee_.rax());
-    }
+    const long result = static_cast<long>(tracee_.rax());
     // Interrupted by a SIGSTOP, say: the kernel would restart it, had it orig_rax >= 0 and passed
     // get_signal().
     if (result > -512 || result < -516) return result;

@@ -35,6 +35,9 @@ void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
 
 }  // namespace
 
+Tracee::Tracee(pid_t pid, pid_t tid, unsigned options, Ours)
+    : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {}
+
 Tracee::Tracee(pid_t pid, pid_t tid, unsigned options)
     : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {
   if (ptrace_request(PTRACE_SEIZE, tid, nullptr, as_data(options_)) < 0) {
@@ -103,43 +106,53 @@ bool Tracee::wait_stop(Deadline deadline) {
       }
       continue;
     }
-    note_stop(status);
-    if (state_ != State::stopped || status >> 16 == PTRACE_EVENT_STOP) break;
-    const bool cloned = status >> 16 == PTRACE_EVENT_CLONE;
-    if (cloned) {
-      unsigned long tid = 0;
-      if (ptrace_request(PTRACE_GETEVENTMSG, tid_, nullptr, &tid) == 0) born_.push_back(static_cast<pid_t>(tid));
-    }
-    // A signal on its way, or an event: pass it on; the interrupt's trap is still to come.
-    state_ = State::running;
-    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal(status) ? WSTOPSIG(status) : 0)) < 0 &&
-        errno != ESRCH) {
-      fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
-    }
-    // But the event has swallowed it where it came from inside of clone(2) (ptrace_stop() in kernel/signal.c).
-    if (cloned) interrupt();
+    take(status);
   }
   return true;
 }
 
-void Tracee::notice_end() {
-  if (state_ == State::running) {
-    if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return;
-    // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
-    // end is not reported before that of the others.
-    const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
-    std::array<char, 128> text{};
-    if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
-      const char* const name_end = std::strrchr(text.data(), ')');
-      if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return;
-    }
-    state_ = State::gone;
-    return;
+void Tracee::take(int status) {
+  note_stop(status);
+  const int event = status >> 16;
+  if (state_ != State::stopped || event == PTRACE_EVENT_STOP) return;
+  if (event == PTRACE_EVENT_CLONE) {
+    unsigned long tid = 0;
+    if (ptrace_request(PTRACE_GETEVENTMSG, tid_, nullptr, &tid) == 0) born_.push_back(static_cast<pid_t>(tid));
   }
-  int status = 0;
-  const pid_t got = state_ == State::stopped ? ::waitpid(tid_, &status, __WALL | WNOHANG) : 0;
-  if (got > 0) note_stop(status);
-  if (got < 0 && errno == ECHILD) state_ = State::gone;
+  // A signal on its way, or an event: pass it on; the interrupt's trap is still to come.
+  state_ = State::running;
+  if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal(status) ? WSTOPSIG(status) : 0)) < 0 &&
+      errno != ESRCH) {
+    fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
+  }
+  // But the event has swallowed it where it came from inside of clone(2) or execve(2) (ptrace_stop() in kernel/signal.c);
+  // and after an execve this is the thread that made it, which may never have been asked.
+  if (event != 0) interrupt();
+}
+
+bool Tracee::look_again() {
+  if (state_ == State::stopped) {
+    // In this order: where the request is granted and the wait has nothing new, this is the stop that was waited for.
+    errno = 0;
+    const bool stands = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr) != -1 || errno != ESRCH;
+    int status = 0;
+    const pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 && stands) return true;
+    state_ = got < 0 ? State::gone : State::running;
+    if (got > 0) take(status);
+  }
+  if (state_ != State::running) return false;
+  if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return false;
+  // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
+  // end is not reported before that of the others.
+  const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 128> text{};
+  if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
+    const char* const name_end = std::strrchr(text.data(), ')');
+    if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return false;
+  }
+  state_ = State::gone;
+  return false;
 }
 
 void Tracee::run_to_syscall_stop() {
@@ -180,9 +193,14 @@ void Tracee::go_on() {
 void Tracee::detach(int signal) {
   if (state_ != State::stopped) return;
   state_ = State::gone;
-  if (ptrace_request(PTRACE_DETACH, tid_, nullptr, as_data(signal)) < 0 && errno != ESRCH) {
-    fail_errno("{}: thread {}: PTRACE_DETACH", pid_, tid_);
-  }
+  if (ptrace_request(PTRACE_DETACH, tid_, nullptr, as_data(signal)) == 0) return;
+  if (errno != ESRCH) fail_errno("{}: thread {}: PTRACE_DETACH", pid_, tid_);
+  // Killed meanwhile, by an execve(2) of a thread that has been let go before, say, which waits until we have waited for
+  // this one. Not the main thread: its end is for its parent to be waited for.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  if (tid_ == pid_) return;
+  state_ = State::running;
+  wait_stop(deadline);
 }
 
 user_regs_struct Tracee::registers() const {
@@ -203,12 +221,6 @@ uint64_t Tracee::rax() const {
   const long value = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr);
   if (value == -1 && errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
   return static_cast<uint64_t>(value);
-}
-
-bool Tracee::enters_call() const {
-  __ptrace_syscall_info info{};
-  request(PTRACE_GET_SYSCALL_INFO, as_data(sizeof info), &info, "PTRACE_GET_SYSCALL_INFO");
-  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
 }
 
 std::vector<std::byte> Tracee::xsave() const {
