@@ -100,7 +100,7 @@ class FaultyImages : public Faults {
   void replace_line(const std::string& name, const std::string& pattern, const std::string& text) const {
     const std::string before = read_file(file(name));
     const std::string after = std::regex_replace(before, std::regex(pattern), text);
-    ASSERT_NE(before, after) << name << " holds no " << pattern;
+    ASSERT_TRUE(before != after) << name << " holds no " << pattern;
     write_file(file(name), after);
   }
 
@@ -363,7 +363,7 @@ TEST_F(FaultyImages, of_another_architecture) {
 }
 
 TEST_F(FaultyImages, of_a_cpu_with_more_features) {
-  replace_line("manifest", "\"xfeatures\": [0-9]+", "\"xfeatures\": 18446744073709551615");
+  replace_line("manifest", "\"xfeatures\": \"0x[0-9a-f]+\"", "\"xfeatures\": \"0x7fffffffffffffff\"");
   expect_not_resumed("XSAVE");
   expect_said(ENOEXEC);
 }
@@ -371,7 +371,7 @@ TEST_F(FaultyImages, of_a_cpu_with_more_features) {
 TEST_F(FaultyImages, whose_file_has_another_size) {
   replace_line("files", "\nsize [0-9]+", "\nsize 12");
   seal();
-  expect_not_resumed("12 bytes");
+  expect_not_resumed("size 12");
   expect_said(ESTALE);
 }
 
