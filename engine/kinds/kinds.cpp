@@ -6,6 +6,7 @@
 #include "engine/kinds/eventfd.h"
 #include "engine/kinds/fifo.h"
 #include "engine/kinds/file.h"
+#include "engine/kinds/inet_socket.h"
 #include "engine/kinds/inotify.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/other.h"
@@ -34,6 +35,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &ptmx_kind(),
       &tty_kind(),
       &unix_socket_kind(),
+      &inet_socket_kind(),  // every other socket
       &chardev_kind(),
       &eventfd_kind(),
       &timerfd_kind(),
