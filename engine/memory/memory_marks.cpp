@@ -8,6 +8,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/own_maps.h"
 #include "engine/memory/page_scan.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
@@ -23,36 +24,17 @@ constexpr size_t kMaxGuards = 1 << 20;
 /// Whether this kernel has them, and whether VmFlags tell of them ("gu").
 enum class GuardSupport { none, hidden, shown };
 
-/// Whether /proc/self/smaps shows a guard region in the mapping at `address`. Looks at no other: our threads map and unmap
-/// while the file is read, so that a neighbour may stand there twice.
-bool shows_guard(uint64_t address) {
-  bool inside = false;
-  const std::string text = read_file("/proc/self/smaps", 1 << 30);
-  for (std::string_view rest = text; !rest.empty();) {
-    const size_t end = std::min(rest.find('\n'), rest.size());
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (line.starts_with("VmFlags:")) {
-      const auto flags = split_words(line);
-      if (inside) return std::find(flags.begin(), flags.end(), "gu") != flags.end();
-      continue;
-    }
-    const size_t dash = line.find('-'), blank = line.find(' ');
-    if (dash == line.npos || blank == line.npos || dash > blank) continue;  // a field
-    const auto from = parse_u64("0x" + std::string(line.substr(0, dash)));
-    const auto to = parse_u64("0x" + std::string(line.substr(dash + 1, blank - dash - 1)));
-    if (from && to) inside = *from <= address && address < *to;
-  }
-  return false;
-}
-
 GuardSupport guard_support() {
   static const GuardSupport support = [] {
     void* page = ::mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) return GuardSupport::hidden;
     GuardSupport found = GuardSupport::none;
     if (::madvise(page, kPageSize, abi::kMadvGuardInstall) == 0) {
-      found = shows_guard(reinterpret_cast<uint64_t>(page)) ? GuardSupport::shown : GuardSupport::hidden;
+      found = GuardSupport::hidden;
+      const auto address = reinterpret_cast<uint64_t>(page);
+      for (const Vma& vma : read_own_maps("/proc/self/smaps")) {
+        if (vma.start <= address && address < vma.end && vma.has_flag("gu")) found = GuardSupport::shown;
+      }
     }
     ::munmap(page, kPageSize);
     return found;

@@ -10,11 +10,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include "engine/base/error.h"
 #include "engine/image/maps.h"
+#include "engine/memory/own_maps.h"
 
 namespace ckpt {
 namespace {
@@ -153,6 +156,25 @@ TEST_F(VdsoTest, what_is_cut_off_is_refused) {
     }
     EXPECT_GT(size, 1024u) << "a vDSO of so few bytes";
   }
+}
+
+TEST(OwnMaps, AreReadWhileOtherThreadsChangeThem) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> changing;
+  for (int i = 0; i < 2; ++i) {
+    changing.emplace_back([&] {
+      while (!stop) {
+        std::vector<void*> pages;
+        for (int n = 0; n < 50; ++n) {
+          pages.push_back(::mmap(nullptr, 4096, n % 2 == 0 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        }
+        for (void* page : pages) ::munmap(page, 4096);
+      }
+    });
+  }
+  for (int i = 0; i < 100; ++i) EXPECT_NO_THROW(EXPECT_FALSE(read_own_maps("/proc/self/maps").empty()));
+  stop = true;
+  for (std::thread& thread : changing) thread.join();
 }
 
 }  // namespace
