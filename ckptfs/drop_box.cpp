@@ -49,7 +49,7 @@ std::shared_ptr<StagedImage> DropBox::successor(StagedImage& image, const Error*
   if (error == nullptr) return nullptr;
   const struct stat attributes = image.root()->attributes();
   auto next = make(image.creator(), image.rights(), name_of(image), attributes.st_mode);
-  next->set_error(error->sentence());
+  next->succeed(image, error->sentence());
   return next;
 }
 

@@ -255,6 +255,11 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
       TreeResume tree(image, caller, options);
       result.pid = tree.run();
       result.note = tree.note();
+    } catch (const Error& e) {
+      // Some tell of a pid, a thread or a call only.
+      const std::string name = image.describe();
+      const std::string whole = e.sentence().starts_with(name) ? e.sentence() : name + ": " + e.sentence();
+      error = std::make_exception_ptr(Error(e.err(), whole, e.where()));
     } catch (...) {
       error = std::current_exception();
     }

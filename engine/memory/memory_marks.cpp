@@ -8,6 +8,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/own_maps.h"
 #include "engine/memory/page_scan.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
@@ -31,7 +32,7 @@ GuardSupport guard_support() {
     if (::madvise(page, kPageSize, abi::kMadvGuardInstall) == 0) {
       found = GuardSupport::hidden;
       const auto address = reinterpret_cast<uint64_t>(page);
-      for (const Vma& vma : parse_maps(read_file("/proc/self/smaps", 1 << 30), "/proc/self/smaps")) {
+      for (const Vma& vma : read_own_maps("/proc/self/smaps")) {
         if (vma.start <= address && address < vma.end && vma.has_flag("gu")) found = GuardSupport::shown;
       }
     }
