@@ -9,6 +9,7 @@
 #include "engine/kinds/inet_socket.h"
 #include "engine/kinds/inotify.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/mqueue.h"
 #include "engine/kinds/other.h"
 #include "engine/kinds/path_fd.h"
 #include "engine/kinds/pidfd.h"
@@ -29,6 +30,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &proc_kind(),  // before regular files and directories
       &memfd_kind(),
       &deleted_kind(),
+      &mqueue_kind(),  // before regular files
       &file_kind(),
       &directory_kind(),
       &pipe_kind(),
