@@ -28,9 +28,9 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
   static const std::vector<const DescriptorKind*> kinds = {
       &path_kind(),  // before all others: an O_PATH descriptor may be of any type of file
       &proc_kind(),  // before regular files and directories
+      &mqueue_kind(),  // before all regular files, deleted ones too
       &memfd_kind(),
       &deleted_kind(),
-      &mqueue_kind(),  // before regular files
       &file_kind(),
       &directory_kind(),
       &pipe_kind(),
