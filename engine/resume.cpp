@@ -198,6 +198,7 @@ pid_t TreeResume::run() {
   } catch (...) {
     shared_.tables.clear();
     shared_.objects.clear();
+    shared_.kept.clear();
     for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
   }
@@ -231,6 +232,7 @@ pid_t TreeResume::make_all() {
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.restore_state(stub); });
   // Ends of pipes that only we hold any more must not be missed, nor waited for, by who reads the others.
   shared_.objects.clear();
+  shared_.kept.clear();
   tree.root().hand_over();
   take_terminal();
   for (Stub* stub : stubs) process(stub->pid()).make_ready(*stub);

@@ -37,6 +37,7 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.pid = pid;
   ctx_.objects = &shared.objects;
   ctx_.tables = &shared.tables;
+  ctx_.kept = &shared.kept;
   ctx_.undo = &shared.undo;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;

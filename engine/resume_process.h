@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -29,6 +30,7 @@ struct SharedResume {
   std::set<pid_t> pids;                                           ///< of all processes, zombies too
   std::map<std::string, UniqueFd> objects;                        ///< see RestoreContext
   std::map<pid_t, RestoredFds> tables;                            ///< see RestoreContext
+  std::vector<std::shared_ptr<void>> kept;                        ///< see RestoreContext
   std::vector<std::function<void()>> undo;                        ///< see RestoreContext
 
   /// Throws Error(EINTR).

@@ -148,11 +148,17 @@ struct RestoreContext {
   Remote* leader = nullptr;
   /// Set for complete() only: our own descriptor of the file of fds/N of a process, -1 where the image has no such file.
   std::function<int(pid_t pid, int fd)> file_of;
+  /// What must live until the processes run, and not longer (an attachment that keeps a segment of shared memory).
+  std::vector<std::shared_ptr<void>>* kept = nullptr;
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
 
   bool has_process(pid_t other) const { return other == pid || (pids != nullptr && pids->contains(other)); }
+  /// Whether the image has a thread of this id, in any of its processes.
+  bool has_thread(pid_t tid) const;
+  /// Puts a duplicate of a local descriptor at number `fd` of the process (complete() and finish() only).
+  void place(int local, int fd, bool cloexec, Remote& process) const;
   /// Where the files of a process of the image are.
   std::string prefix_of(pid_t other) const;
 };
@@ -189,6 +195,9 @@ class DescriptorKind {
   /// Whether fcntl(F_SETOWN, F_SETSIG, O_ASYNC) means anything for it.
   virtual bool has_owner() const { return false; }
 };
+
+/// What restore() returns for a kind that is made in the process. `where` for messages.
+UniqueFd placeholder(const std::string& where);
 
 /// Every kind, in the order they are asked. The last one matches everything and refuses it by name.
 const std::vector<const DescriptorKind*>& descriptor_kinds();

@@ -11,6 +11,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/other.h"
 #include "engine/kinds/path_fd.h"
+#include "engine/kinds/pidfd.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/pty.h"
 #include "engine/kinds/self_fd.h"

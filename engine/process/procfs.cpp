@@ -134,6 +134,10 @@ uint64_t task_flags(int proc_dir, pid_t tid) {
   return number<uint64_t>(stat_fields(read_file(proc_dir, fmt::format("task/{}/stat", tid)), 7)[6]);
 }
 
+uint64_t start_ticks(pid_t pid) {
+  return number<uint64_t>(stat_fields(read_file(fmt::format("/proc/{}/stat", pid)), 20)[19]);
+}
+
 std::string read_label(const std::string& task_dir) {
   std::string label;
   try {

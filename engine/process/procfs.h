@@ -56,6 +56,9 @@ bool is_ending(pid_t pid);
 /// Field 9 of /proc/PID/task/TID/stat, the kernel's flags of a thread (PF_..., include/linux/sched.h).
 uint64_t task_flags(int proc_dir, pid_t tid);
 
+/// Field 22 of /proc/PID/stat: when the process began, in clock ticks since boot. Throws Error(ESRCH, ENOENT).
+uint64_t start_ticks(pid_t pid);
+
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);
 
