@@ -127,6 +127,7 @@ expect 0 ckpt check --full
 says 'all good'
 expect 0 ckpt check second
 expect 0 ckpt check --kernel
+says 'pidfd_getfd .* 5.6 .*; else no checkpoint'
 expect 0 ckpt rm second
 expect 1 ckpt rm second
 expect 0 ckpt gc --dry-run
