@@ -95,7 +95,7 @@ class ProcessCapture {
   const std::string& prefix() const { return prefix_; }
 
  private:
-  void capture_proc_files();
+  void capture_proc_files(const std::string& status);
   void note_owner(const ProcStatus& status);
 
   SharedCapture& shared_;

@@ -55,8 +55,12 @@ bool is_of_user(const Key& key, std::string_view prefix) {
   return key.type == "keyring" && key.name.starts_with(prefix) && parse_u64(std::string_view(key.name).substr(prefix.size()));
 }
 
-void refuse_keys(Remote& thread, int special, const char* whose) {
-  const long keyring = thread.syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, id(special), 0);
+constexpr Question keyring_id(int special) {
+  return {"keyctl(KEYCTL_GET_KEYRING_ID)", SYS_keyctl, {KEYCTL_GET_KEYRING_ID, id(special), 0}};
+}
+
+void refuse_keys(Remote& thread, const Questions& answers, int special, const char* whose) {
+  const long keyring = answers.result(keyring_id(special));
   if (keyring <= 0) return;
   const auto keys = read_keyring(thread, static_cast<uint64_t>(keyring));
   if (keys && keys->empty()) return;
@@ -64,8 +68,8 @@ void refuse_keys(Remote& thread, int special, const char* whose) {
 }
 
 /// The value of session_keyring; with a '+' in front where it links the user's keyring. Empty for none that can be told.
-std::string look_at_session(Remote& thread) {
-  const long keyring = thread.syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, id(KEY_SPEC_SESSION_KEYRING), 0);
+std::string look_at_session(Remote& thread, const Questions& answers) {
+  const long keyring = answers.result(keyring_id(KEY_SPEC_SESSION_KEYRING));
   if (without_keys(keyring)) return "";
   if (keyring <= 0) return "0";  // revoked or expired
   const auto serial = static_cast<uint64_t>(keyring);
@@ -83,14 +87,20 @@ std::string look_at_session(Remote& thread) {
 
 }  // namespace
 
-void capture_keyrings(const CaptureContext& ctx, Remote& thread, Record& out) {
-  refuse_keys(thread, KEY_SPEC_THREAD_KEYRING, "thread");
+void ask_keyrings(Questions& questions) {
+  for (const int special : {KEY_SPEC_THREAD_KEYRING, KEY_SPEC_PROCESS_KEYRING, KEY_SPEC_SESSION_KEYRING}) {
+    questions.ask(keyring_id(special));
+  }
+}
+
+void capture_keyrings(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out) {
+  refuse_keys(thread, answers, KEY_SPEC_THREAD_KEYRING, "thread");
   // The others are those of the whole process, as far as programs that know what they do are concerned.
   const std::string key = fmt::format("keyring of {}", ctx.pid);
   auto known = ctx.objects->find(key);
   if (known == ctx.objects->end()) {
-    refuse_keys(thread, KEY_SPEC_PROCESS_KEYRING, "process");
-    known = ctx.objects->emplace(key, look_at_session(thread)).first;
+    refuse_keys(thread, answers, KEY_SPEC_PROCESS_KEYRING, "process");
+    known = ctx.objects->emplace(key, look_at_session(thread, answers)).first;
   }
   const std::string& session = known->second;
   if (session.empty()) return;

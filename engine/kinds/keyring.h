@@ -15,8 +15,9 @@
 
 namespace ckpt {
 
+void ask_keyrings(Questions& questions);
 /// Throws Error(EOPNOTSUPP).
-void capture_keyrings(const CaptureContext& ctx, Remote& thread, Record& out);
+void capture_keyrings(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 
 /// What the record of the main thread says of its session keyring: equal for those who have it in common.
 std::string recorded_session_keyring(const Record& record);

@@ -55,6 +55,7 @@ struct CaptureContext {
   int proc_dir = -1;             ///< open directory /proc/PID
   int pid_fd = -1;
   std::string prefix;            ///< of this process in the image
+  std::string status;            ///< text of /proc/PID/status as of the stop
   std::string root;              ///< its root directory as the link in /proc says; empty where nobody has asked yet
   ImageSink* image = nullptr;
   Remote* leader = nullptr;      ///< system calls in the main thread

@@ -5,7 +5,7 @@
 
 namespace ckpt {
 
-void capture_label(const CaptureContext& ctx, Remote& thread, Record& out) {
+void capture_label(const CaptureContext& ctx, Remote& thread, const Questions&, Record& out) {
   const std::string label = read_label(fmt::format("/proc/{}/task/{}", ctx.pid, thread.tid()));
   if (!label.empty()) out.add("label", label);
 }

@@ -9,7 +9,7 @@
 
 namespace ckpt {
 
-void capture_label(const CaptureContext& ctx, Remote& thread, Record& out);
+void capture_label(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 /// Throws Error(EPERM) where the thread would be confined in another way.
 void check_label(const RestoreContext& ctx, Remote& thread, const Record& record);
 

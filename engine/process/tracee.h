@@ -39,6 +39,9 @@ struct RseqConfig {
   uint32_t flags = 0;
 };
 
+/// For waits that are over in a moment, exact to a microsecond or so on an idle CPU.
+void sleep_briefly(long nanoseconds);
+
 class Tracee {
  public:
   /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended),
