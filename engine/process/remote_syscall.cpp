@@ -316,7 +316,7 @@ std::vector<long> RemoteSyscall::run_chain(std::span<const SystemCall> calls, Re
 }
 
 void RemoteSyscall::wait_chain(RemotePtr from, RemotePtr mark) {
-  constexpr int kSpins = 40, kSleeps = 50;
+  constexpr int kSpins = 150, kSleeps = 50;
   const auto is_done = [&] { return get<timespec>(mark).tv_sec != 0; };
   do {
     tracee_.go_on();

@@ -22,7 +22,7 @@ namespace {
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
 constexpr size_t kSigsetBytes = 8;            // of the kernel
-constexpr int kStopSpins = 60;  // some 20 us
+constexpr int kStopSpins = 400;  // some 100 us
 
 int ptrace_request(int what, pid_t tid, void* addr, void* data) {
   return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
