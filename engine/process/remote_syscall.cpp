@@ -254,10 +254,9 @@ struct ChainEnd {
 
 RemotePtr RemoteSyscall::chain_memory(size_t size) const {
   const Borrowed& b = *borrowed_;
-  // Under seccomp a call that is made when we are no more could be its end.
-  if (!site_.survives_us() || site_.store.addr == 0 || !b.on_own_stack || site_.seccomp || b.seccomp_suspended) {
-    return {};
-  }
+  if (!site_.survives_us() || site_.store.addr == 0 || !b.on_own_stack) return {};
+  // Under seccomp a call that is made when we are no more could be its end. Threads may differ.
+  if (site_.seccomp || (tid() != pid() && read_status(tid()).seccomp != 0)) return {};
   // rt_sigreturn forgets how much of a sleep is left (restore_sigcontext() in arch/x86/kernel/signal_64.c).
   if (static_cast<long>(b.regs.rax) == kErestartBlock) return {};
   const RemotePtr at = {align_down(b.undo_frames.addr - size, 64)};
