@@ -188,7 +188,7 @@ void StoppedProcess::wait_for(Tracee& thread, Clock::time_point deadline, const 
 
 void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline, const std::atomic<bool>* cancel) {
   constexpr int kTurns = 40;
-  constexpr timespec kMoment = {0, 10'000};
+  constexpr std::chrono::microseconds kMoment{15};
   const auto vdso = std::find_if(site_.mappings.begin(), site_.mappings.end(),
                                  [](const Mapping& m) { return m.path == "[vdso]"; });
   if (vdso == site_.mappings.end()) return;
@@ -196,7 +196,11 @@ void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline, cons
     const uint64_t ip = thread.registers().rip;
     if (ip < vdso->start || ip >= vdso->end) return;
     thread.go_on();
-    ::nanosleep(&kMoment, nullptr);
+    // Long enough for it to be on its CPU again; a sleep would be several times as long. But it may want ours.
+    const auto until = Clock::now() + kMoment;
+    if (turn % 4 == 3) sleep_briefly(10'000);
+    while (Clock::now() < until) {
+    }
     thread.interrupt();
     wait_for(thread, deadline, cancel);
   }
