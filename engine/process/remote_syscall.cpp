@@ -254,7 +254,7 @@ struct ChainEnd {
 
 RemotePtr RemoteSyscall::chain_memory(size_t size) const {
   const Borrowed& b = *borrowed_;
-  if (!site_.survives_us() || site_.store.addr == 0 || !b.on_own_stack) return {};
+  if (!site_.survives_us() || site_.store.addr == 0 || !b.on_own_stack || tracee_.group_stopped()) return {};
   // Under seccomp a call that is made when we are no more could be its end. Threads may differ.
   if (site_.seccomp || (tid() != pid() && read_status(tid()).seccomp != 0)) return {};
   // rt_sigreturn forgets how much of a sleep is left (restore_sigcontext() in arch/x86/kernel/signal_64.c).
@@ -320,10 +320,11 @@ void RemoteSyscall::wait_chain(RemotePtr from, RemotePtr mark) {
   do {
     tracee_.go_on();
     // It takes some 20 us where it has a CPU of its own; else it wants ours.
-    for (int i = 0; i < kSpins + kSleeps && !is_done(); ++i) {
+    // It stops by itself where the trap of an earlier interrupt is still to come: another would only be one more of them.
+    for (int i = 0; i < kSpins + kSleeps && !is_done() && !tracee_.wait_stop({}); ++i) {
       if (i >= kSpins) sleep_briefly(20'000);
     }
-    tracee_.interrupt();
+    if (!tracee_.stopped() && !tracee_.gone()) tracee_.interrupt();
     tracee_.wait_stop(Tracee::Deadline::max());
     if (!tracee_.stopped()) fail(ESRCH, "{}: thread {} has been killed", pid(), tid());
   } while (!is_done());
