@@ -6,6 +6,9 @@ namespace ckpt {
 
 namespace {
 
+/// Of an answer in the scratch memory, where each begins at a multiple of 8.
+size_t room_for(size_t bytes) { return (bytes + 7) & ~size_t{7}; }
+
 bool same(const Question& a, const Question& b) { return a.nr == b.nr && a.args == b.args; }
 
 }  // namespace
@@ -22,7 +25,7 @@ void Questions::put_to(Remote& thread) {
       SystemCall call{next->question.nr, next->question.args};
       std::ranges::replace(call.args, Question::kAnswer, (thread.scratch() + size).addr);
       calls.push_back(call);
-      size += (next->bytes.size() + 7) & ~size_t{7};
+      size += room_for(next->bytes.size());
       ++next;
     }
     const std::vector<long> results = thread.run_all(calls);
@@ -32,7 +35,7 @@ void Questions::put_to(Remote& thread) {
     for (auto it = first; it != next; ++it) {
       it->result = results[static_cast<size_t>(it - first)];
       std::copy_n(written.begin() + static_cast<ptrdiff_t>(at), it->bytes.size(), it->bytes.begin());
-      at += (it->bytes.size() + 7) & ~size_t{7};
+      at += room_for(it->bytes.size());
     }
   }
 }
