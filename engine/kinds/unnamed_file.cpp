@@ -17,14 +17,11 @@ class UnnamedKind : public DescriptorKind {
  public:
   std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
     // Only huge pages, hugetlbfs among them, have such a block size; statfs tells them apart. No FUSE server is asked.
-    const bool maybe_huge = fd.st.st_blksize > static_cast<long>(kPageSize), maybe_secret = fd.target.starts_with("/secretmem");
-    if ((!maybe_huge && !maybe_secret) || fd.fs_type.starts_with("fuse")) return std::nullopt;
+    if (fd.st.st_blksize <= static_cast<long>(kPageSize) || fd.fs_type.starts_with("fuse")) return std::nullopt;
     struct statfs fs = {};
     const std::string link = fmt::format("/proc/{}/fd/{}", ctx.pid, fd.fd);
-    if (statfs(link.c_str(), &fs) != 0) return std::nullopt;
-    if (fs.f_type == HUGETLBFS_MAGIC) return fmt::format("memory in huge pages ({}) cannot be checkpointed", fd.target);
-    if (fs.f_type == SECRETMEM_MAGIC) return fmt::format("secret memory ({}) cannot be checkpointed", fd.target);
-    return std::nullopt;
+    if (statfs(link.c_str(), &fs) != 0 || fs.f_type != HUGETLBFS_MAGIC) return std::nullopt;
+    return fmt::format("memory in huge pages ({}) cannot be checkpointed", fd.target);
   }
 
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
