@@ -11,9 +11,9 @@
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
-#include "engine/kinds/registers.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -306,7 +306,7 @@ CheckpointResult TreeCapture::commit() {
   header.machine = uts.machine;
   header.kernel = uts.release;
   header.hostname = uts.nodename;
-  header.xfeatures = xsave_features();
+  header.xfeatures = xsave_layout().features;
   header.pid = shared_.root;
   header.command = root.status().name;
   header.uid = root.owner_uid();
