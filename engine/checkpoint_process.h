@@ -13,6 +13,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/memory/snapshot.h"
 #include "engine/memory_table.h"
+#include "engine/process/cpu_watch.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
 
@@ -103,6 +104,7 @@ class ProcessCapture {
   const std::string prefix_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
+  const CpuWatch cpus_;
   ProcStatus status_;            // before the stop
   bool looked_at_ = false;
   uid_t owner_uid_ = 0;

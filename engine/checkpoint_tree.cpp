@@ -10,6 +10,7 @@
 #include <set>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
@@ -383,6 +384,7 @@ CheckpointResult TreeCapture::run() {
   if (lessons_.read_in_stop || !goes_on) finish();
   if (goes_on) {
     let_go();
+    give_way();
     if (!lessons_.read_in_stop) finish();
   }
   for (ProcessCapture* process : order_) process->release_snapshot();

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "engine/base/record.h"
+#include "engine/base/sched.h"
 #include "engine/store/builder.h"
 #include "engine/store/collector.h"
 
@@ -66,6 +67,7 @@ RocksStore::~RocksStore() {
 }
 
 void RocksStore::work_in_background() {
+  give_way();
   std::unique_lock lock(core_->collector_mutex);
   const auto stops = [&] { return core_->collector_stops; };
   const auto collects = [&] { return core_->collector_wanted || stops(); };
