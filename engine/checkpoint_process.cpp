@@ -103,6 +103,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.without = without;
   target.only = shared_.options.snapshot;
   target.cpus = &cpus_;
+  target.scratch = [&store = shared_.store] { return store.scratch_file(); };
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
   if (!snapshot_->wants_prepare_stop()) return;

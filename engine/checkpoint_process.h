@@ -21,6 +21,7 @@ namespace ckpt {
 
 /// What the processes of one checkpoint have in common. Outlives them.
 struct SharedCapture {
+  Store& store;
   const Caller& caller;
   const CheckpointOptions& options;
   pid_t root = 0;

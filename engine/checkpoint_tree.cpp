@@ -34,7 +34,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -372,7 +372,7 @@ CheckpointResult TreeCapture::run() {
   const bool goes_on = shared_.options.after == AfterCapture::go_on;
   turns_.set_touched(true);
   look();
-  shared_.image = store_.begin_image(fmt::format("checkpoint of {}", shared_.root));
+  shared_.image = shared_.store.begin_image(fmt::format("checkpoint of {}", shared_.root));
   prepare_snapshots();
   shared_.check_cancel();
 

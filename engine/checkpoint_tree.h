@@ -86,7 +86,6 @@ class TreeCapture {
   void for_each_alive(F&& work);
   void index_descriptors();
 
-  Store& store_;
   SharedCapture shared_;
   CaptureTurns& turns_;
   CaptureLessons& lessons_;

@@ -34,7 +34,8 @@ constexpr int kManyRuns = 12;
 
 class WriteProtectSnapshot : public Snapshot {
  public:
-  WriteProtectSnapshot(pid_t pid, const CpuWatch* cpus) : shared_(pid, kSidePages), cpus_(cpus) {}
+  WriteProtectSnapshot(pid_t pid, const CpuWatch* cpus, ScratchFile scratch)
+      : shared_(pid, kSidePages, std::move(scratch)), cpus_(cpus) {}
   ~WriteProtectSnapshot() override { release(); }
 
   const char* name() const override { return "write-protect"; }
@@ -375,11 +376,11 @@ void WriteProtectSnapshot::release() noexcept {
 
 }  // namespace
 
-std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid, const CpuWatch* cpus) {
+std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid, const CpuWatch* cpus, ScratchFile scratch) {
   if ((userfaultfd_features() & kFeatures) != kFeatures || !PageScanner::kernel_can_scan()) {
     fail(EOPNOTSUPP, "this kernel cannot write-protect memory for a snapshot (Linux 6.7 can)");
   }
-  return std::make_unique<WriteProtectSnapshot>(pid, cpus);
+  return std::make_unique<WriteProtectSnapshot>(pid, cpus, std::move(scratch));
 }
 
 }  // namespace ckpt

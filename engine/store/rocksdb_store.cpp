@@ -1,4 +1,6 @@
 // The store's interface over its parts, and the thread that collects garbage.
+#include <fcntl.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -39,6 +41,9 @@ class RocksStore : public Store {
   void delete_image(const std::string& name, uint64_t id) override;
   std::unique_ptr<ImageBuilder> begin_image(std::string describe) override {
     return std::make_unique<RocksBuilder>(core_, std::move(describe));
+  }
+  UniqueFd scratch_file() override {
+    return UniqueFd(::open(core_->staging().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   }
   StoreStats stats() const override;
   GcResult collect_garbage(bool dry_run, const Progress& progress) override {

@@ -32,7 +32,7 @@ wait_until() {
 sample() {
   local fd
   for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
-  exec setsid "$bin/ckpt-sample" "$work/numbers" 30 >/dev/null 2>&1
+  exec setsid "$bin/ckpt-sample" "$work/numbers" 600 >/dev/null 2>&1
 }
 end_sample() {
   kill -KILL "$pid"
