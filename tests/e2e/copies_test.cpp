@@ -127,7 +127,7 @@ TEST_P(EndedCopies, end_with_their_init) {
   EXPECT_TRUE(program_->running());
 }
 
-INSTANTIATE_TEST_SUITE_P(, Copies, testing::Values("threads", "tree_family", "fd_pipes", "mem_private"),
+INSTANTIATE_TEST_SUITE_P(, Copies, testing::Values("threads", "tree_files", "fd_pipes", "mem_private"),
                          [](const auto& program) { return std::string(program.param); });
 
 INSTANTIATE_TEST_SUITE_P(, EndedCopies, testing::Values("tree_family"),
