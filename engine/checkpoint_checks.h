@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/image/maps.h"
+#include "engine/kinds/family.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
@@ -18,10 +19,13 @@ void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status);
 /// Throws Error(EBUSY) where a thread of the process has waited in vfork(2) for a second; EINTR when `cancel` is set.
 void refuse_vfork(pid_t pid, int proc_dir, const std::atomic<bool>* cancel);
 
-/// Throws Error(EOPNOTSUPP) for two of the processes, or the first and its parent, that have their memory, descriptors,
-/// directories or signal actions in common (clone(2) with CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND). Processes that
-/// `run` may have their memory in common for the moment of a vfork(2).
-void refuse_sharing(const std::vector<pid_t>& pids, bool run);
+/// What the processes have in common (clone(2) with CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND), the first that has it
+/// being the owner. Throws Error(EOPNOTSUPP) for what they have in common with the parent of the first. Processes that
+/// `run` may have their memory in common with it for the moment of a vfork(2).
+std::map<pid_t, Sharing> sharing_of(const std::vector<pid_t>& pids, bool run);
+
+/// Throws Error(EOPNOTSUPP) where no order of clone(2) and setsid(2) makes these processes again. As plan_family().
+void refuse_family(const std::vector<Relations>& members);
 
 /// Throws Error(EOPNOTSUPP) for memory that has no content of its own to save: of a device, of io_setup(2),
 /// secret, or watched by the process's own userfaultfd. `vmas` with their VmFlags.
