@@ -119,6 +119,12 @@ std::string kinship(const std::vector<pid_t>& pids) {
   return all;
 }
 
+/// Until the first has looked at us all.
+void wait_in_sight(const char* who) {
+  wait_in_place(who);
+  wait_until([] { return access(path("looked").c_str(), F_OK) == 0; }, "the first has looked");
+}
+
 pid_t take_pid(int from) {
   pid_t pid = 0;
   REQUIRE(read(from, &pid, sizeof pid) == sizeof pid, "reading a pid: %s", strerror(errno));
@@ -142,12 +148,12 @@ int main(int argc, char** argv) {
 
   const pid_t with_files = fork_with(CLONE_FILES, [&] {
     roll.here_but_open();
-    wait_in_place("the one with our descriptors");
+    wait_in_sight("the one with our descriptors");
     tell(told[1], must(open(below.c_str(), O_RDONLY | O_DIRECTORY), "open"));
   });
   const pid_t with_directories = fork_with(CLONE_FS, [&] {
     roll.here();
-    wait_in_place("the one with our directories");
+    wait_in_sight("the one with our directories");
     wait_until([&] { return link_text("/proc/self/cwd") == below; }, "our working directory is its own");
     REQUIRE(umask(022) == 037, "the umask is not shared");
   });
@@ -155,17 +161,17 @@ int main(int argc, char** argv) {
   const pid_t elder = child([&] {
     const pid_t younger = fork_with(CLONE_FILES | CLONE_PARENT, [&] {
       roll.here_but_open();
-      wait_in_place("the younger sibling");
+      wait_in_sight("the younger sibling");
       wait_until([] { return fcntl(500, F_GETFD) >= 0; }, "a sibling's descriptor is its own");
     });
     tell(siblings[1], younger);
     tell(siblings[1], fork_with(CLONE_PARENT, [&] {
       roll.here();
-      wait_in_place("the third sibling");
+      wait_in_sight("the third sibling");
       REQUIRE(fcntl(500, F_GETFD) < 0, "it shares descriptors");
     }));
     roll.here_but_open();
-    wait_in_place("the elder sibling");
+    wait_in_sight("the elder sibling");
     must(dup2(told[0], 500), "dup2");
   });
   const pid_t younger = take_pid(siblings[0]), third = take_pid(siblings[0]);
@@ -182,6 +188,7 @@ int main(int argc, char** argv) {
 
   const std::string after = kinship(pids);
   REQUIRE(after == before, "what is in common has changed from\n%sto\n%s", before.c_str(), after.c_str());
+  write_file("looked", "", 0);
   umask(037);
   must(chdir(below.c_str()), "chdir");
   stage = 1;
