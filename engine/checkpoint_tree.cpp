@@ -10,12 +10,13 @@
 #include <set>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
-#include "engine/kinds/registers.h"
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -35,7 +36,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -112,7 +113,7 @@ void TreeCapture::index_descriptors() {
 }
 
 void TreeCapture::take_sharing(const std::vector<pid_t>& pids, bool run) {
-  sharing_ = sharing_of(pids, run);
+  sharing_ = sharing_of(pids, run, shared_.refusals);
   for (const auto& member : members_) {
     const auto found = sharing_.find(member->pid());
     member->share(found == sharing_.end() ? Sharing{} : found->second);
@@ -120,30 +121,34 @@ void TreeCapture::take_sharing(const std::vector<pid_t>& pids, bool run) {
 }
 
 void TreeCapture::look_at_members() {
-  for_each_alive([](ProcessCapture& member) { member.look(); });
+  shared_.refusals.clear();
+  for_each_alive([this](ProcessCapture& member) { shared_.refusals.collect([&] { member.look(); }); });
   take_sharing(pids_of(members_), true);
   for (Relations& seen : seen_) {
     if (const auto found = sharing_.find(seen.pid); found != sharing_.end()) seen.shares = found->second;
   }
-  refuse_family(seen_);
+  shared_.refusals.collect([this] { refuse_family(seen_); });
+  // Without the table of one, the ends that it has would seem to be outside.
+  if (!std::ranges::all_of(members_, &ProcessCapture::looked_at)) return;
   index_descriptors();
-  for_each_alive([](const ProcessCapture& member) { member.refuse_files(); });
+  for_each_alive([](ProcessCapture& member) { member.refuse_files(); });
 }
 
 // Processes that run are not seen all at one instant: the other end of a pipe may be in a child that was born after the
-// look at it. A refusal counts when it comes twice; where the tree never rests the stop will tell.
+// look at it. Refusals count when they come twice; where the tree never rests the stop will tell.
 void TreeCapture::look() {
   std::string before;
   for (int round = 0; round < kLooks; ++round) {
     find_members();
-    try {
-      return look_at_members();
-    } catch (const Error& e) {
-      if (members_.size() == 1 || e.err() != EOPNOTSUPP || e.sentence() == before) throw;
-      before = e.sentence();
-    }
+    look_at_members();
+    const std::string found = shared_.refusals.text();
+    if (found.empty() || members_.size() == 1 || found == before) return;
+    before = found;
   }
+  shared_.refusals.clear();
 }
+
+bool TreeCapture::can_be_stopped() const { return std::ranges::all_of(members_, &ProcessCapture::can_be_stopped); }
 
 std::string_view TreeCapture::strategy_not_for(const ProcessCapture& member) const {
   const auto lesson = lessons_.without.find(member.pid());
@@ -190,7 +195,7 @@ std::optional<TreeCapture::Kin> TreeCapture::meet(const ChildOf& child, pid_t pa
   kin.relations.parent_thread = child.thread;
   if (kin.relations.exit_status) {
     if (read_status(child.pid).threads > 1) {
-      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", child.pid);
+      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on, which cannot be checkpointed", child.pid);
     }
   } else {
     kin.process = &member(child.pid);
@@ -241,6 +246,8 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
     if (!process.looked_at()) {
       born_in_stop_ = true;
       process.look();
+      if (shared_.options.dry_run && process.can_be_stopped()) return;
+      shared_.refusals.raise();
     }
   });
 }
@@ -278,7 +285,8 @@ void TreeCapture::find_kinship() {
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) members.push_back(relations);
   }
-  refuse_family(members);
+  shared_.refusals.collect([&] { refuse_family(members); });
+  if (shared_.options.dry_run) return;
   for (ProcessCapture* process : order_) {
     // What takes long is done while a process runs: this one is copied.
     if (process->lacks_snapshot()) process->prepare_snapshot("fork");
@@ -301,12 +309,16 @@ void TreeCapture::capture_stopped() {
   std::ranges::sort(members_, {}, [&](const auto& m) { return place.at(m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
-  shared_.queued = find_queued_descriptors(order_.front()->context());
-  for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));
+  Refusals& refusals = shared_.refusals;
+  // Without those the ends that are under way would seem to be outside.
+  if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
+  for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
   }
-  capture_ipc();
+  refusals.collect([this] { capture_ipc(); });
+  if (shared_.options.dry_run) return;
+  refusals.raise();
   for (ProcessCapture* process : order_) {
     with_snapshot(*process, [](ProcessCapture& m) { m.fix_snapshot(); });
   }
@@ -318,6 +330,21 @@ void TreeCapture::capture_ipc() {
   capture_semaphores(*shared_.image, members, sharing_);
   capture_message_queues(*shared_.image, members);
   for (ProcessCapture* process : order_) process->process().finish_calls();
+}
+
+CheckpointResult TreeCapture::check() {
+  if (can_be_stopped()) {
+    shared_.image = shared_.store.begin_image(fmt::format("check of {}", shared_.root));
+    seize_all();
+    stop();
+    capture_stopped();
+    let_go();
+  }
+  shared_.refusals.raise();
+  CheckpointResult result;
+  result.processes = order_.size();
+  result.stop_ns = stop_ns_;
+  return result;
 }
 
 void TreeCapture::let_go() {
@@ -353,7 +380,7 @@ CheckpointResult TreeCapture::commit() {
   header.machine = uts.machine;
   header.kernel = uts.release;
   header.hostname = uts.nodename;
-  header.xfeatures = xsave_features();
+  header.xfeatures = xsave_layout().features;
   header.pid = shared_.root;
   header.command = root.status().name;
   header.uid = root.owner_uid();
@@ -418,7 +445,9 @@ CheckpointResult TreeCapture::run() {
   const bool goes_on = shared_.options.after == AfterCapture::go_on;
   turns_.set_touched(true);
   look();
-  shared_.image = store_.begin_image(fmt::format("checkpoint of {}", shared_.root));
+  if (shared_.options.dry_run) return check();
+  shared_.refusals.raise();
+  shared_.image = shared_.store.begin_image(fmt::format("checkpoint of {}", shared_.root));
   prepare_snapshots();
   shared_.check_cancel();
 
@@ -430,6 +459,7 @@ CheckpointResult TreeCapture::run() {
   if (lessons_.read_in_stop || !goes_on) finish();
   if (goes_on) {
     let_go();
+    give_way();
     if (!lessons_.read_in_stop) finish();
   }
   for (ProcessCapture* process : order_) process->release_snapshot();

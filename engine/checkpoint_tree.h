@@ -56,6 +56,7 @@ class TreeCapture {
 
   // before the stop
   void look();
+  bool can_be_stopped() const;
   void find_members();
   void look_at_members();
   void take_sharing(const std::vector<pid_t>& pids, bool run);
@@ -71,6 +72,8 @@ class TreeCapture {
   void drop(const ProcessCapture& member);
   void find_kinship();
   void capture_stopped();
+  /// Ends a dry run that has looked: with what only processes that stand still tell, where they may be stopped.
+  CheckpointResult check();
   void capture_zombie(const Relations& zombie);
   void capture_ipc();
   void let_go();
@@ -89,7 +92,6 @@ class TreeCapture {
   void for_each_alive(F&& work);
   void index_descriptors();
 
-  Store& store_;
   SharedCapture shared_;
   CaptureTurns& turns_;
   CaptureLessons& lessons_;
