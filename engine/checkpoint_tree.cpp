@@ -107,9 +107,6 @@ void TreeCapture::index_descriptors() {
   for (const auto& member : members_) shared_.descriptors.add(member->pid(), member->files());
   shared_.descriptors.pids.insert(ended_.begin(), ended_.end());
   for (const auto& [pid, relations] : family_) shared_.descriptors.pids.insert(pid);
-  for (const auto& [pid, sharing] : sharing_) {
-    if (sharing.memory != 0) shared_.descriptors.without_memory.insert(pid);
-  }
 }
 
 void TreeCapture::take_sharing(const std::vector<pid_t>& pids, bool run) {

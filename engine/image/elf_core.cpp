@@ -199,6 +199,17 @@ std::vector<Vma> read_maps(const ImageSource& image, const std::string& prefix) 
   return vmas;
 }
 
+/// Where the memory of the process stands whose files are at `prefix`: there, or with the process that it shares its memory
+/// with (`memory_of` in `family`, engine/kinds/sharing.h).
+std::string memory_prefix(const ImageSource& image, const std::string& prefix) {
+  const std::string family = prefix + "family";
+  if (!image.has(family)) return prefix;
+  const auto owner = Record::parse(image.read(family), image.describe() + ": " + family).find("memory_of");
+  if (!owner) return prefix;
+  const std::string child = "children/" + *owner + "/";
+  return image.has(child + "maps") ? child : "";
+}
+
 }  // namespace
 
 ElfCore::ElfCore(std::shared_ptr<const ImageSource> image, std::string prefix)

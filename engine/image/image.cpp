@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/base/error.h"
-#include "engine/base/record.h"
 
 namespace ckpt {
 
@@ -41,15 +40,6 @@ std::vector<ImageEntry> ImageSource::below(std::string_view dir) const {
 
 std::string process_prefix(pid_t pid, pid_t root) {
   return pid == root ? "" : "children/" + std::to_string(pid) + "/";
-}
-
-std::string memory_prefix(const ImageSource& image, const std::string& prefix) {
-  const std::string family = prefix + "family";
-  if (!image.has(family)) return prefix;
-  const auto owner = Record::parse(image.read(family), image.describe() + ": " + family).find("memory_of");
-  if (!owner) return prefix;
-  const std::string child = "children/" + *owner + "/";
-  return image.has(child + "maps") ? child : "";
 }
 
 bool valid_image_path(std::string_view path) {

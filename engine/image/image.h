@@ -80,10 +80,6 @@ bool valid_image_path(std::string_view path);
 /// Where the files of a process stand in the image of `root` and its descendants: "" or "children/PID/".
 std::string process_prefix(pid_t pid, pid_t root);
 
-/// Where the memory of the process stands whose files are at `prefix`: there, or with the process that it shares its memory
-/// with (`memory_of` in `family`, engine/kinds/sharing.h).
-std::string memory_prefix(const ImageSource& image, const std::string& prefix);
-
 /// An image in an ordinary directory (an archive). Opens the directory once and never follows a symbolic link out
 /// of it; special files are refused. The caller must keep the tree unchanged meanwhile.
 std::unique_ptr<ImageSource> open_directory_image(const std::string& dir);

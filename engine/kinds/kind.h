@@ -38,7 +38,6 @@ struct UnixDiag;
 struct TreeDescriptors {
   std::set<pid_t> pids;          ///< the processes, zombies too
   pid_t root = 0;                ///< the first that was added
-  std::set<pid_t> without_memory;  ///< those of `pids` that share the memory of another
   std::vector<const std::vector<OpenFd>*> tables;
   std::multimap<std::pair<dev_t, ino_t>, const OpenFd*> by_inode;
   // Found out when somebody asks the first time (CaptureContext).

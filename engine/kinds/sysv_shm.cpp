@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/named_file.h"
+#include "engine/kinds/sharing.h"
 #include "engine/kinds/sysv_ipc.h"
 #include "engine/memory/mapped_files.h"
 #include "engine/process/procfs.h"
@@ -26,8 +27,11 @@ constexpr unsigned kPermissions = 0777;
 /// Attachments of the checkpoint: each mapping is one (shm_open() in ipc/shm.c).
 uint64_t attachments_inside(const CaptureContext& ctx, ino_t id) {
   uint64_t count = 0;
+  const auto sharing = find_sharing({ctx.tree->pids.begin(), ctx.tree->pids.end()});
   for (const pid_t pid : ctx.tree->pids) {
-    if (ctx.tree->without_memory.contains(pid)) continue;
+    // Of memory that several processes share once.
+    const auto shares = sharing.find(pid);
+    if (shares != sharing.end() && shares->second.memory != 0) continue;
     for (const Mapping& mapping : parse_mappings(read_file(fmt::format("/proc/{}/maps", pid)))) {
       if (mapping.inode == id && is_segment(mapping.path)) ++count;
     }
