@@ -162,6 +162,7 @@ CaptureContext ProcessCapture::context() {
   ctx.fds = &files_;
   ctx.queued = shared_.queued;
   ctx.no_sockets = shared_.options.no_sockets;
+  if (shared_.quiet_end) ctx.peer_hold = shared_.quiet_end->hold();
   ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
   return ctx;
 }

@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/kernel.h"
 #include "engine/kinds/registers.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/process/death_guard.h"
@@ -33,7 +34,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
+    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -264,6 +265,10 @@ void TreeCapture::capture_stopped() {
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
   shared_.queued = find_queued_descriptors(order_.front()->context());
+  const bool ends = shared_.options.after == AfterCapture::exit || shared_.options.after == AfterCapture::exit_but_root;
+  if (ends && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
+    shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context(), time_ns_);
+  }
   for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
@@ -341,6 +346,7 @@ void TreeCapture::end_all(bool but_root) {
   if (but_root) pid_fds.erase(pid_fds.begin());
   // Should we die before the last one has ended.
   const DeathGuard guard(pid_fds);
+  if (shared_.quiet_end) shared_.quiet_end->begin();
   const auto reap = [this](const Relations& child) {
     ProcessCapture& parent = member(child.parent);
     parent.process().leader().syscall(SYS_wait4, static_cast<uint64_t>(child.pid), 0, WNOHANG | __WALL, 0);
