@@ -52,6 +52,7 @@ ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
       pid_(pid),
       prefix_(process_prefix(pid, shared.root)),
       proc_dir_(open_proc(pid)),
+      cpus_(pid),
       memory_(pid, proc_dir_.get()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
@@ -79,18 +80,21 @@ void ProcessCapture::look() {
   check_may_checkpoint(shared_.caller, pid_);
   if (ended()) fail(ESRCH, "{}: the process has ended", pid_);
   status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
-  refuse_process(pid_, proc_dir_.get(), status_);
-  if (!process_) refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel);
+  Refusals& refusals = shared_.refusals;
+  can_be_stopped_ = refuse_process(pid_, proc_dir_.get(), status_, refusals);
+  if (!process_) {
+    can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
+  }
   memory_.read();
-  refuse_mappings(pid_, memory_.vmas());
+  refuse_mappings(pid_, memory_.vmas(), refusals);
   read_files();
   looked_at_ = true;
 }
 
 void ProcessCapture::read_files() { files_ = read_fd_table(pid_, proc_dir_.get()); }
 
-void ProcessCapture::refuse_files() const {
-  refuse_descriptors(pid_, files_, shared_.options.no_sockets, &shared_.descriptors);
+void ProcessCapture::refuse_files() {
+  refuse_descriptors(pid_, files_, shared_.refusals, shared_.options.no_sockets, &shared_.descriptors);
 }
 
 void ProcessCapture::prepare_snapshot(std::string_view without) {
@@ -101,6 +105,8 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.engine = shared_.options.engine;
   target.without = without;
   target.only = shared_.options.snapshot;
+  target.cpus = &cpus_;
+  target.scratch = [&store = shared_.store] { return store.scratch_file(); };
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
   if (!snapshot_->wants_prepare_stop()) return;
@@ -164,6 +170,7 @@ CaptureContext ProcessCapture::context() {
   ctx.no_sockets = shared_.options.no_sockets;
   if (shared_.quiet_end) ctx.peer_hold = shared_.quiet_end->hold();
   ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
+  ctx.refusals = &shared_.refusals;
   return ctx;
 }
 
@@ -172,7 +179,7 @@ void ProcessCapture::capture(const Relations& relations) {
   // First what any call of ours could change.
   for (const auto& thread : process_->threads()) capture_registers(image, prefix_, *thread);
   memory_.fix(process_->maps());
-  refuse_mappings(pid_, memory_.vmas());
+  const bool mappings_are_good = refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
   CaptureContext ctx = context();
   ctx.status = read_file(proc_dir_.get(), "status");
   capture_proc_files(ctx.status);
@@ -187,8 +194,10 @@ void ProcessCapture::capture(const Relations& relations) {
   Questions questions;
   ask_mm(ctx, questions);
   capture_rooms(ctx, process_->remotes(), questions);
-  capture_shared_mappings(ctx, memory_.vmas());
-  capture_mm(ctx, memory_.vmas(), questions);
+  if (mappings_are_good) {
+    ctx.step([&] { capture_shared_mappings(ctx, memory_.vmas()); });
+    ctx.step([&] { capture_mm(ctx, memory_.vmas(), questions); });
+  }
   shared_.check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process_->finish_calls();
@@ -202,7 +211,8 @@ void ProcessCapture::fix_snapshot() {
 
 void ProcessCapture::read_pages() {
   try {
-    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel);
+    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
+                   cpus_.a_cpu_is_free());
   } catch (const Error& error) {
     if (error.err() == EINTR) shared_.check_cancel();  // says of which process
     throw;
@@ -213,7 +223,8 @@ void ProcessCapture::resume() { process_.reset(); }
 
 void ProcessCapture::capture_memory_map() {
   if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);
-  refuse_mappings(pid_, memory_.vmas());
+  refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
+  shared_.refusals.raise();
   shared_.image->put(prefix_ + "maps", memory_.maps());
   shared_.image->put(prefix_ + "smaps", memory_.smaps());
 }

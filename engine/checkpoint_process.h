@@ -14,6 +14,7 @@
 #include "engine/kinds/quiet_end.h"
 #include "engine/memory/snapshot.h"
 #include "engine/memory_table.h"
+#include "engine/process/cpu_watch.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
 
@@ -21,6 +22,7 @@ namespace ckpt {
 
 /// What the processes of one checkpoint have in common. Outlives them.
 struct SharedCapture {
+  Store& store;
   const Caller& caller;
   const CheckpointOptions& options;
   pid_t root = 0;
@@ -31,6 +33,7 @@ struct SharedCapture {
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
   std::unique_ptr<QuietEnd> quiet_end;             ///< of processes that end afterwards, else null
+  Refusals refusals;                               ///< of all processes; raised when all have been looked at
 
   /// Throws Error(EINTR).
   void check_cancel() const;
@@ -55,11 +58,14 @@ class ProcessCapture {
   const ProcStatus& status() const { return status_; }
 
   /// Permission, refusals, mappings, descriptors: all that may be known before anything is done to the process, or of one
-  /// that was born in the stop. The descriptors are refused by refuse_files(), when those of all processes are known.
+  /// that was born in the stop. What refuses the checkpoint is noted in SharedCapture::refusals. The descriptors are refused
+  /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// Whether look() has found nothing that forbids to stop it and to make calls in it.
+  bool can_be_stopped() const { return can_be_stopped_; }
   std::vector<OpenFd>& files() { return files_; }
-  void refuse_files() const;
+  void refuse_files();
 
   /// Decides how the memory is fixed, and does of it what takes long. `without` as in SnapshotTarget.
   void prepare_snapshot(std::string_view without);
@@ -105,8 +111,10 @@ class ProcessCapture {
   const std::string prefix_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
+  const CpuWatch cpus_;
   ProcStatus status_;            // before the stop
   bool looked_at_ = false;
+  bool can_be_stopped_ = false;
   uid_t owner_uid_ = 0;
   gid_t owner_gid_ = 0;
   MemoryTable memory_;

@@ -15,6 +15,7 @@
 #include "engine/base/error.h"
 #include "engine/process/death_watch.h"
 #include "engine/process/vfork.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -46,9 +47,10 @@ StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid))
 
 StoppedProcess::~StoppedProcess() { resume(); }
 
-// Slow in a process not seen before (a search through libc), so it is done while the process runs. In the middle of an
+// Slow the first time, and in a process not seen before (a search through libc), so it is done while the process runs. In the middle of an
 // exec there is no code at all: the stop looks again.
 void StoppedProcess::find_code() {
+  xsave_layout();
   try {
     site_ = find_injection_site(pid_, parse_mappings(read_file(proc_dir_.get(), "maps")));
   } catch (const Error& e) {
@@ -69,7 +71,7 @@ void StoppedProcess::check_alive() const {
 }
 
 void StoppedProcess::fail_main_thread_ended() const {
-  fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid_);
+  fail(EOPNOTSUPP, "{}: its main thread has ended while others go on, which cannot be checkpointed", pid_);
 }
 
 // The list of tasks may lack a thread: it ends early where the one just listed dies (next_tid() in fs/proc/base.c). The
