@@ -4,7 +4,6 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -227,12 +226,13 @@ void end_peer_hold(const std::string& name) noexcept {
 }
 
 bool can_hold_peers() {
-  try {
-    const PeerHold probe(fmt::format("{}{}", kPrefix, ::getpid()), {});
-  } catch (const Error&) {
-    return false;
-  }
-  return true;
+  const UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER));
+  NetlinkMessages request;
+  request.begin(message(NFT_MSG_GETGEN), 0, nfgenmsg{AF_UNSPEC, NFNETLINK_V0, 0});
+  const auto bytes = request.finish();
+  if (!fd || ::send(fd.get(), bytes.data(), bytes.size(), 0) < 0) return false;
+  nlmsghdr answer = {};
+  return ::recv(fd.get(), &answer, sizeof answer, 0) == sizeof answer && answer.nlmsg_type == message(NFT_MSG_NEWGEN);
 }
 
 }  // namespace ckpt
