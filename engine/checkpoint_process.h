@@ -60,6 +60,8 @@ class ProcessCapture {
   /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// In the stop: what look() refuses of the process itself.
+  void refuse_again();
   /// Whether look() has found nothing that forbids to stop it and to make calls in it.
   bool can_be_stopped() const { return can_be_stopped_; }
   std::vector<OpenFd>& files() { return files_; }

@@ -124,6 +124,7 @@ void TreeCapture::look() {
     if (found.empty() || members_.size() == 1 || found == before) return;
     before = found;
   }
+  never_rests_ = true;
   shared_.refusals.clear();
 }
 
@@ -229,6 +230,9 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
       shared_.refusals.raise();
       // What takes long is done while a process runs: this one is copied.
       process.prepare_snapshot("fork");
+    } else if (never_rests_) {
+      process.refuse_again();
+      if (!shared_.options.dry_run) shared_.refusals.raise();
     }
   });
 }
@@ -248,7 +252,7 @@ void TreeCapture::stop() {
     if (generation.empty()) generation = children_of(order_);
     if (generation.empty()) break;
   }
-  if (born_in_stop_) refuse_sharing(pids_of(order_), false, shared_.refusals);
+  if (born_in_stop_ || never_rests_) refuse_sharing(pids_of(order_), false, shared_.refusals);
   // Whoever was seen before the stop and is nowhere now has ended.
   const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
   std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });

@@ -96,6 +96,7 @@ class TreeCapture {
   std::vector<ProcessCapture*> order_;                     // in the stop: parents before their children
   std::map<pid_t, Relations> family_;                      // in the stop; zombies too
   std::set<pid_t> ended_;                                  // before the stop: zombies
+  bool never_rests_ = false;                               // what its looks refused was never the same twice
   bool born_in_stop_ = false;                              // some of them
   pid_t at_work_ = 0;                                      // whose snapshot is being worked on
   uint64_t time_ns_ = 0;
