@@ -489,9 +489,10 @@ bool TreeCapture::worth_another(const std::exception& error) {
       return true;
     }
   }
-  // A thread that is not the main one has executed a program, and has its id now.
+  // A thread that is not the main one has executed a program, and has its id now. Or we had no CPU for so long that a
+  // thread, which was asked, went on by itself (RemoteSyscall::wait_chain).
   const auto* known = dynamic_cast<const Error*>(&error);
-  return known != nullptr && known->err() == ESRCH && ++lessons_.execs <= kExecs;
+  return known != nullptr && (known->err() == ESRCH || known->err() == ETIMEDOUT) && ++lessons_.execs <= kExecs;
 }
 
 }  // namespace ckpt
