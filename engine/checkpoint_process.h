@@ -63,6 +63,8 @@ class ProcessCapture {
   /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// In the stop: what look() refuses of the process itself.
+  void refuse_again();
   /// What others own of it. Its descriptors are then theirs, and its memory is captured with theirs.
   void share(const Sharing& sharing);
   /// Whether look() has found nothing that forbids to stop it and to make calls in it.

@@ -143,6 +143,7 @@ void TreeCapture::look() {
     if (found.empty() || members_.size() == 1 || found == before) return;
     before = found;
   }
+  never_rests_ = true;
   shared_.refusals.clear();
 }
 
@@ -246,6 +247,9 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
       process.look();
       if (shared_.options.dry_run && process.can_be_stopped()) return;
       shared_.refusals.raise();
+    } else if (never_rests_) {
+      process.refuse_again();
+      if (!shared_.options.dry_run) shared_.refusals.raise();
     }
   });
 }
@@ -273,7 +277,7 @@ void TreeCapture::stop() {
 
 /// What is certain now that all stand still. Only who is born can come to share anything.
 void TreeCapture::find_kinship() {
-  if (born_in_stop_ || !sharing_.empty()) take_sharing(pids_of(order_), false);
+  if (born_in_stop_ || never_rests_ || !sharing_.empty()) take_sharing(pids_of(order_), false);
   std::vector<Relations> members;
   for (const ProcessCapture* process : order_) {
     Relations& relations = family_.at(process->pid());
@@ -491,9 +495,10 @@ bool TreeCapture::worth_another(const std::exception& error) {
       return true;
     }
   }
-  // A thread that is not the main one has executed a program, and has its id now.
+  // A thread that is not the main one has executed a program, and has its id now. Or we had no CPU for so long that a
+  // thread, which was asked, went on by itself (RemoteSyscall::wait_chain).
   const auto* known = dynamic_cast<const Error*>(&error);
-  return known != nullptr && known->err() == ESRCH && ++lessons_.execs <= kExecs;
+  return known != nullptr && (known->err() == ESRCH || known->err() == ETIMEDOUT) && ++lessons_.execs <= kExecs;
 }
 
 }  // namespace ckpt
