@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "engine/base/fd.h"
+#include "engine/store/flush_env.h"
 
 namespace ckpt {
 
@@ -46,16 +47,20 @@ bool Recovery::any_family_has(const std::string& property) {
   return false;
 }
 
-// Called before the database stops, without its mutex, by the thread that met the error: of a write, which holds back
-// all others, or of the flushes, of which there is one.
-void Recovery::OnBackgroundError(BackgroundErrorReason reason, rocksdb::Status*) {
-  const bool in_flush = reason != BackgroundErrorReason::kWriteCallback && reason != BackgroundErrorReason::kMemTable &&
-                        reason != BackgroundErrorReason::kCompaction;
-  if (in_flush) {
-    flush_failed_ = true;  // it is no longer on its way, and no other will be
+// Handed out and not begun, or about to be.
+bool Recovery::flush_is_on_its_way() {
+  if (FlushEnv::get().handed_out() > 0 && !any_family_has(DB::Properties::kNumRunningFlushes)) return true;
+  return !flush_failed_ && any_family_has(DB::Properties::kMemTableFlushPending);
+}
+
+// Called before the database stops, without its mutex, by the thread that met the error: of a write or an ingestion, which
+// hold back all others, of a compaction, or of the flushes, of which there is one.
+void Recovery::OnBackgroundError(BackgroundErrorReason, rocksdb::Status*) {
+  if (FlushEnv::in_flush()) {
+    flush_failed_ = true;  // it stays pending without being on its way, and no other will be
     return;
   }
-  wait_while(kPickLimit, [this] { return !flush_failed_ && any_family_has(DB::Properties::kMemTableFlushPending); });
+  wait_while(kPickLimit, [this] { return flush_is_on_its_way(); });
 }
 
 // Whether a file as large as all that would be written now can be made: where a quota or a limit is what was met, only
@@ -78,7 +83,16 @@ bool Recovery::resume() {
   if (!wait_while(kFlushLimit, [this] { return any_family_has(DB::Properties::kNumRunningFlushes); })) return false;
   if (!has_room() || !db_->Resume().ok()) return false;
   flush_failed_ = false;
-  return true;
+  return change_log();
+}
+
+// RocksDB changes the log with a memtable: with all of them empty it goes on in the log of which a write has failed, and
+// aborts on an assertion at the next one (WritableFileWriter::Append).
+bool Recovery::change_log() {
+  rocksdb::WriteOptions not_in_log;
+  not_in_log.disableWAL = true;
+  return db_->Delete(not_in_log, families_[0], "nothing of this name").ok() &&
+         db_->Flush(rocksdb::FlushOptions(), families_[0]).ok();
 }
 
 }  // namespace ckpt
