@@ -35,6 +35,7 @@ class Recovery : public rocksdb::EventListener {
   bool flush_is_on_its_way();
   bool any_family_has(const std::string& property);
   bool has_room();
+  uint64_t log_number();
   bool change_log();
 
   const std::string dir_;

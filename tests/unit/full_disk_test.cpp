@@ -73,7 +73,7 @@ void take_room(const Directory& dir, const std::atomic<bool>& ends) {
 bool is_full(int err) { return err == ENOSPC || err == EIO; }
 
 int fill_now_and_then(const Directory& dir) {
-  constexpr uint64_t kRounds = 60;
+  constexpr uint64_t kRounds = 25;
   const auto store = open_rocksdb_store(dir / "store");
   std::atomic<bool> ends = false;
   std::atomic<int> wrong = 0;
