@@ -47,11 +47,42 @@ expect 1 ckpt ls
 says 'no ckptfs is mounted'
 "$bin/ckptfs" -f "$work/mnt" -o "store=$work/store" 2>"$work/daemon" &
 wait_until "[ -e $work/mnt/ctl ]"
+# save --dry-run: each refusal on a line
+(
+  exec 8<>/dev/fuse 9</proc/1/stat
+  exec sleep 1000
+) &
+refused=$!
+wait_until "[ \"\$(cat /proc/$refused/comm)\" = sleep ]"
+expect 1 ckpt save -d "$refused"
+says "^ckpt: $refused: fd 8: the device /dev/fuse cannot be checkpointed$"
+says "^ckpt: $refused: fd 9: a file of another process (/proc/1/stat) cannot be checkpointed$"
+expect 1 ckpt --json save -d "$refused"
+says '"refusals"'
+says "^ *\"$refused: fd 9: [^;]*\",*$"
+kill -KILL "$refused"
+{ wait "$refused" || true; } 2>/dev/null
+
+# on a terminal: how long it takes already, in a line that fits and is erased. Of two processes, a vfork is waited for twice,
+# a second each.
+mkdir "$work/state"
+"$bin/programs/refused_state" "$work/state" vfork_waits &
+refused=$!
+wait_until "[ -e $work/state/ready ]"
+waits="$bin/ckpt --mount $work/mnt save -d -o name=$(printf 'x%.0s' {1..100}) $(cat "$work/state/ready")"
+script -qec "stty columns 40; exec $waits" "$work/typescript" >/dev/null && fail 'a process in vfork is not refused'
+grep -q "check $refused name=x\{1,20\}: 1 s.\[K" "$work/typescript" || fail "no progress in: $(cat -v "$work/typescript")"
+touch "$work/state/go"
+wait "$refused"
+
 sample &
 pid=$!
 wait_until "[ -s $work/numbers ]"
 
 # save, ls, stats
+expect 0 ckpt save --dry-run "$pid"
+says 'nothing is in the way'
+[ -z "$(ls "$work/mnt/images")" ] || fail 'a dry run has stored something'
 expect 0 ckpt --json save "$pid"
 says '"outcome"'
 expect 0 ckpt save --name second "$pid"
