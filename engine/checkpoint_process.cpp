@@ -9,6 +9,7 @@
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/base/record.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/process_room.h"
@@ -52,6 +53,7 @@ ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
       pid_(pid),
       prefix_(process_prefix(pid, shared.root)),
       proc_dir_(open_proc(pid)),
+      cpus_(pid),
       memory_(pid, proc_dir_.get()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
@@ -104,6 +106,8 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.engine = shared_.options.engine;
   target.without = without;
   target.only = shared_.options.snapshot;
+  target.cpus = &cpus_;
+  target.scratch = [&store = shared_.store] { return store.scratch_file(); };
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
   if (!snapshot_->wants_prepare_stop()) return;
@@ -113,7 +117,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
   }
   shared_.check_cancel();
-  snapshot_->arm(memory_.vmas());
+  in_thread_that_gives_way([&] { snapshot_->arm(memory_.vmas()); });
 }
 
 void ProcessCapture::seize() {
@@ -207,7 +211,8 @@ void ProcessCapture::fix_snapshot() {
 
 void ProcessCapture::read_pages() {
   try {
-    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel);
+    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
+                   cpus_.a_cpu_is_free());
   } catch (const Error& error) {
     if (error.err() == EINTR) shared_.check_cancel();  // says of which process
     throw;
