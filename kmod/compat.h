@@ -6,9 +6,11 @@
 #ifndef CKPT_COMPAT_H
 #define CKPT_COMPAT_H
 
+#include <linux/ftrace.h>
 #include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
+#include <linux/posix-timers.h>
 #include <linux/signal.h>
 #include <linux/task_work.h>
 #include <linux/version.h>
@@ -28,6 +30,18 @@ typedef int ckpt_walk_page_range_t(struct mm_struct *mm, unsigned long start, un
 				   const struct mm_walk_ops *ops, void *private);
 extern ckpt_walk_page_range_t *ckpt_walk_page_range;
 
+/* Takes the siglock of a task that has not been reaped, with interrupts off; NULL of another (kernel/signal.c). */
+typedef struct sighand_struct *ckpt_lock_task_sighand_t(struct task_struct *task, unsigned long *flags);
+extern ckpt_lock_task_sighand_t *ckpt_lock_task_sighand;
+
+/* What PR_GET_SPECULATION_CTRL answers (arch/x86/kernel/cpu/bugs.c). */
+typedef int ckpt_speculation_get_t(struct task_struct *task, unsigned long which);
+extern ckpt_speculation_get_t *ckpt_speculation_get;
+
+/* What timer_gettime(2) answers; the timer's lock is held. */
+typedef void ckpt_timer_get_t(struct k_itimer *timer, struct itimerspec64 *setting);
+void ckpt_timer_get(struct k_itimer *timer, struct itimerspec64 *setting);
+
 /*
  * References to up to `count` pages from `address` on, for reading; fewer before one that is absent and of memory that is
  * zeros then, -EFAULT where the first is. The mmap lock is held.
@@ -45,25 +59,26 @@ int ckpt_compat_init(void);
 
 /* Where a signal has been queued and a thread is chosen for it (kernel/signal.c), the siglock being held. */
 #define CKPT_COMPLETE_SIGNAL "complete_signal"
-static inline int ckpt_complete_signal_number(struct pt_regs *regs)
-{
-	return (int)regs->di;
-}
-static inline struct task_struct *ckpt_complete_signal_task(struct pt_regs *regs)
-{
-	return (struct task_struct *)regs->si;
-}
+typedef void ckpt_complete_signal_t(int sig, struct task_struct *task, enum pid_type type);
 
-/* Where the current thread takes a signal off its queues, the siglock being held. */
+/*
+ * Where a signal is taken off the queues of a task, the siglock being held: for delivery to the current task where `mask` is
+ * what it blocks; sigwaitinfo(2), signalfd(2) and others have a mask of their own. Linux 6.12 has no `task`.
+ */
 #define CKPT_DEQUEUE_SIGNAL "dequeue_signal"
-static inline bool ckpt_dequeue_is_delivery(struct pt_regs *regs)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
-	return (const sigset_t *)regs->di == &current->blocked;
-#else
-	/* sigwaitinfo, signalfd and others pass a mask of their own. */
-	return (struct task_struct *)regs->di == current && (const sigset_t *)regs->si == &current->blocked;
-#endif
-}
+typedef int ckpt_dequeue_signal_t(struct task_struct *task, sigset_t *mask, kernel_siginfo_t *info, enum pid_type *type);
+
+/* A function of the kernel that one of ours, of the same type, stands in for. */
+struct ckpt_hook {
+	const char *symbol;
+	void *replacement;
+	void *original;		/* the function itself: set by ckpt_hook() */
+	struct ftrace_ops ops;
+};
+
+/* From now on `replacement` is called. An error, with a sentence in the log, where that cannot be had. */
+int ckpt_hook(struct ckpt_hook *hook);
+/* When it returns the replacement is neither called nor running. */
+void ckpt_unhook(struct ckpt_hook *hook);
 
 #endif
