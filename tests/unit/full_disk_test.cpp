@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <thread>
 
 #include "engine/base/fd.h"
@@ -114,14 +116,14 @@ class FullDiskDeathTest : public testing::Test {
     if (!dir_.empty()) std::filesystem::remove_all(dir_);
   }
 
-  /// Runs the body on a disk of `size`; the kernel ends what hangs.
+  /// Runs the body on a disk of `size`.
   void run(int (*body)(const Directory&), const char* size) {
     int result[2];
     ASSERT_EQ(pipe(result), 0);
     const UniqueFd answer(result[0]);
     const pid_t child = fork();
     if (child == 0) {
-      alarm(200);
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
       int line = __LINE__;
       if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
           mount("tmpfs", dir_.c_str(), "tmpfs", 0, size) == 0) {
