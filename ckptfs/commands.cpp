@@ -67,6 +67,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   };
   const auto failed = [&](int err) {
     if (!command.dry_run) ++counters_.failed_checkpoints;
+    catalog_.changed();  // it may have failed with the image there
     answer(-err);
   };
   try {
@@ -76,9 +77,10 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
       return fmt::format("check {}: nothing is in the way ({} process{}, stopped {:.1f} ms)", command.pid, result.processes,
                          result.processes == 1 ? "" : "es", milliseconds(result.stop_ns));
     }
-    answer(flags_of(command));
+    // Before the answer: who has taken his own checkpoint may look at it at once.
     catalog_.changed();
     if (!command.directory) catalog_.forget_name(result.name);
+    answer(flags_of(command));
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,

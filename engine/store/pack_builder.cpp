@@ -328,14 +328,31 @@ void PackBuilder::finish_file(Writer& w, std::vector<File>& done) {
 void PackBuilder::hand_over_file(Writer& w) {
   const std::lock_guard lock(handed_over_mutex_);
   if (handed_over_.valid()) handed_over_.get();
-  handed_over_ = std::async(std::launch::async, [this, file = std::move(*w.file)]() mutable {
-    check_status(file.writer->Finish(), "{}", file.path);
+  // Shared, so that it is still the writer's, which removes it at the end, where no thread can be had.
+  const auto file = std::make_shared<std::optional<File>>();
+  file->swap(w.file);
+  try {
+    handed_over_ = std::async(std::launch::async, [this, file] { finish_and_ingest(std::move(**file)); });
+  } catch (...) {
+    file->swap(w.file);
+    throw;
+  }
+}
+
+void PackBuilder::finish_and_ingest(File file) {
+  const std::string path = file.path;
+  try {
+    check_status(file.writer->Finish(), "{}", path);
     file.writer.reset();
     std::vector<File> files;
     files.push_back(std::move(file));
     ingest(std::move(files));
-  });
-  w.file.reset();
+  } catch (...) {
+    file.writer.reset();
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);  // on a full disk it would be missed
+    throw;
+  }
 }
 
 void PackBuilder::wait_for_handed_over() {

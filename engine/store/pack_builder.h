@@ -83,6 +83,7 @@ class PackBuilder {
   bool file_is_full(const Writer& w) const;
   void finish_file(Writer& w, std::vector<File>& done);
   void hand_over_file(Writer& w);
+  void finish_and_ingest(File file);
   void wait_for_handed_over();
   void ingest(std::vector<File> files);
   void note_pending(const std::vector<File>& files);
