@@ -183,6 +183,7 @@ CaptureContext ProcessCapture::context() {
   ctx.fds = &files_;
   ctx.queued = shared_.queued;
   ctx.no_sockets = shared_.options.no_sockets;
+  if (shared_.quiet_end) ctx.peer_hold = shared_.quiet_end->hold();
   ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
   ctx.refusals = &shared_.refusals;
   return ctx;

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/family.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/quiet_end.h"
 #include "engine/memory/snapshot.h"
 #include "engine/memory_table.h"
 #include "engine/process/cpu_watch.h"
@@ -31,6 +32,7 @@ struct SharedCapture {
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
+  std::unique_ptr<QuietEnd> quiet_end;             ///< of processes that end afterwards, else null
   std::map<pid_t, std::vector<uint64_t>> exit_words; ///< see Snapshot::spare; by owner of the memory
   Refusals refusals;                               ///< of all processes; raised when all have been looked at
 

@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/kernel.h"
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
 #include "engine/kinds/unix_queue.h"
@@ -36,7 +37,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -313,6 +314,10 @@ void TreeCapture::capture_stopped() {
   Refusals& refusals = shared_.refusals;
   // Without those the ends that are under way would seem to be outside.
   if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
+  const bool ends = shared_.options.after == AfterCapture::exit || shared_.options.after == AfterCapture::exit_but_root;
+  if (ends && !shared_.options.dry_run && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
+    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context(), time_ns_); });
+  }
   for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
@@ -416,6 +421,7 @@ void TreeCapture::end_all(bool but_root) {
   if (but_root) pid_fds.erase(pid_fds.begin());
   // Should we die before the last one has ended.
   const DeathGuard guard(pid_fds);
+  if (shared_.quiet_end) shared_.quiet_end->begin();
   const auto reap = [this](const Relations& child) {
     ProcessCapture& parent = member(child.parent);
     parent.process().leader().syscall(SYS_wait4, static_cast<uint64_t>(child.pid), 0, WNOHANG | __WALL, 0);
