@@ -207,7 +207,7 @@ pid_t TreeResume::run() {
     shared_.objects.clear();
     shared_.kept.clear();
     shared_.last.clear();
-    for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
+    shared_.traces.take_back();
     throw;
   }
 }
@@ -215,8 +215,8 @@ pid_t TreeResume::run() {
 void TreeResume::restore_ipc(StubTree& tree) {
   IpcMembers members;
   for (Stub* stub : tree.stubs()) members.emplace(stub->pid(), &stub->leader());
-  restore_semaphores(shared_.image, shared_.caller, members, shared_.undo);
-  restore_message_queues(shared_.image, shared_.caller, members, shared_.undo);
+  restore_semaphores(shared_.image, shared_.caller, members, shared_.traces);
+  restore_message_queues(shared_.image, shared_.caller, members, shared_.traces);
 }
 
 pid_t TreeResume::make_all() {
@@ -255,7 +255,7 @@ pid_t TreeResume::make_all() {
   for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
   for (const auto& work : shared_.last) work();
   shared_.last.clear();
-  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
+  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); }, shared_.traces);
   return shared_.root;
 }
 
