@@ -111,6 +111,7 @@ std::string Filesystem::stats() const {
   line("packs", store.packs);
   line("checkpoints", counters_.checkpoints);
   line("kernel_checkpoints", counters_.kernel_checkpoints);
+  line("injected_calls", counters_.injected_calls);
   line("failed_checkpoints", counters_.failed_checkpoints);
   line("resumes", counters_.resumes);
   line("failed_resumes", counters_.failed_resumes);

@@ -15,6 +15,7 @@
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/layout.h"
+#include "engine/process/told_remote.h"
 
 namespace ckpt {
 namespace {
@@ -108,6 +109,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
     StoppedProcess process(pid_);
     process.stop(shared_.options.cancel);
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
+    injected_calls_ += process.injected_calls();
   }
   shared_.check_cancel();
   snapshot_->arm(memory_.vmas());
@@ -146,6 +148,23 @@ void ProcessCapture::note_owner(const ProcStatus& status) {
   owner_gid_ = readable && plain ? status.gid[0] : 0;
 }
 
+void ProcessCapture::ask_module() {
+  if (!shared_.module) return;
+  told_ = told_remotes(*process_, shared_.module.get());
+  told_by_module_ = !told_.empty();
+}
+
+std::vector<Remote*> ProcessCapture::remotes() const {
+  if (told_.empty()) return process_->remotes();
+  std::vector<Remote*> remotes;
+  for (const auto& thread : told_) remotes.push_back(thread.get());
+  return remotes;
+}
+
+uint64_t ProcessCapture::injected_calls() const {
+  return injected_calls_ + (process_ ? process_->injected_calls() : 0);
+}
+
 CaptureContext ProcessCapture::context() {
   CaptureContext ctx;
   ctx.pid = pid_;
@@ -154,7 +173,7 @@ CaptureContext ProcessCapture::context() {
   ctx.prefix = prefix_;
   ctx.root = read_link(proc_dir_.get(), "root");
   ctx.image = shared_.image.get();
-  ctx.leader = &process_->leader();
+  ctx.leader = remotes().front();
   ctx.objects = &shared_.objects;
   ctx.later = &shared_.later;
   ctx.later_bytes = &shared_.later_bytes;
@@ -178,12 +197,13 @@ void ProcessCapture::capture(const Relations& relations) {
   const bool asked = pid_ == shared_.root && shared_.options.answer_at != 0;
   if (asked) capture_answer(image, prefix_, shared_.options.answer_at);
 
+  ask_module();
   CaptureContext ctx = context();
   exit_words_.clear();
   ctx.exit_words = &exit_words_;
   refuse_files();  // it may have opened something since
   capture_descriptors(ctx, files_);
-  capture_rooms(ctx, process_->remotes());
+  capture_rooms(ctx, remotes());
   capture_shared_mappings(ctx, memory_.vmas());
   capture_mm(ctx, memory_.vmas());
   shared_.check_cancel();
@@ -206,7 +226,11 @@ void ProcessCapture::read_pages() {
   }
 }
 
-void ProcessCapture::resume() { process_.reset(); }
+void ProcessCapture::resume() {
+  injected_calls_ = injected_calls();
+  told_.clear();
+  process_.reset();
+}
 
 void ProcessCapture::capture_memory_map() {
   if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);

@@ -29,6 +29,7 @@ struct SharedCapture {
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
+  UniqueFd module;                                 ///< /dev/ckpt, or none
 
   /// Throws Error(EINTR).
   void check_cancel() const;
@@ -80,7 +81,9 @@ class ProcessCapture {
   /// True where the pages must be read in the stop.
   bool needs_stop() const { return snapshot_->needs_stop(); }
   /// Whether the kernel module has taken part.
-  bool by_module() const { return snapshot_->by_module(); }
+  bool by_module() const { return told_by_module_ || snapshot_->by_module(); }
+  /// System calls that the process has made for us.
+  uint64_t injected_calls() const;
   void read_pages();
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
@@ -95,6 +98,8 @@ class ProcessCapture {
   const std::string& prefix() const { return prefix_; }
 
  private:
+  void ask_module();
+  std::vector<Remote*> remotes() const;
   void capture_proc_files();
   void note_owner(const ProcStatus& status);
 
@@ -112,6 +117,9 @@ class ProcessCapture {
   std::vector<uint64_t> exit_words_;   // see Snapshot::spare
   std::unique_ptr<Snapshot> snapshot_;
   std::unique_ptr<StoppedProcess> process_;
+  std::vector<std::unique_ptr<Remote>> told_;   // its threads, where the module tells of them
+  bool told_by_module_ = false;
+  uint64_t injected_calls_ = 0;                 // in earlier stops
 };
 
 }  // namespace ckpt

@@ -13,6 +13,7 @@
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/registers.h"
 #include "engine/kinds/unix_queue.h"
+#include "engine/module.h"
 #include "engine/process/death_guard.h"
 
 namespace ckpt {
@@ -33,7 +34,8 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}}, turns_(turns), lessons_(lessons) {
+    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+  shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -315,6 +317,7 @@ CheckpointResult TreeCapture::commit() {
   for (const ProcessCapture* process : order_) {
     header.pids.push_back(process->pid());
     result.by_module |= process->by_module();
+    result.injected_calls += process->injected_calls();
     // Of several owners nobody may have it but root.
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;

@@ -14,7 +14,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define CKPT_DEVICE_VERSION 2
+#define CKPT_DEVICE_VERSION 3
 
 /* A process that has received a signal whose default action is to be checkpointed. It waits for the answer. */
 struct ckpt_request {
@@ -69,5 +69,63 @@ struct ckpt_runs {
 	__u64 next;
 };
 #define CKPT_SNAPSHOT_RUNS _IOWR(0xCC, 2, struct ckpt_runs)
+
+/*
+ * What a thread would learn of itself by system calls. `tid` is the caller's to fill in, all else is zero before. EPERM and
+ * ESRCH as above.
+ */
+#define CKPT_SPECULATIONS 3
+struct ckpt_thread {
+	__s32 tid;		/* in the caller's pid namespace */
+	__u32 flags;		/* CKPT_THREAD_ */
+	__u64 clear_child_tid;	/* set_tid_address(2) */
+	__u64 altstack;		/* sigaltstack(2); the flags without SS_ONSTACK */
+	__u64 altstack_size;
+	__u32 altstack_flags;
+	__s32 parent_death_signal;
+	__u64 timer_slack_ns;
+	__u64 xfeatures_permitted;	/* ARCH_GET_XCOMP_PERM, with those of the kernel itself */
+	__u32 securebits;
+	__s32 speculation[CKPT_SPECULATIONS];	/* as PR_GET_SPECULATION_CTRL answers, a negated errno too */
+};
+#define CKPT_THREAD_NO_TSC	0x1	/* PR_SET_TSC */
+#define CKPT_THREAD_NO_CPUID	0x2	/* ARCH_SET_CPUID */
+#define CKPT_IOC_THREAD _IOWR(0xCC, 3, struct ckpt_thread)
+
+/*
+ * The same of a process. `pid`, `timers` and `capacity` are the caller's to fill in, all else is zero before. ENOSPC where
+ * there are more timers than `capacity`, which is at most 65536; EAGAIN where the process is at one of them just now.
+ */
+struct ckpt_timer_value {
+	__u64 value_ns;		/* time left, 0: not armed */
+	__u64 interval_ns;
+};
+struct ckpt_timer {
+	__s32 id;		/* timer_create(2) */
+	__u32 reserved;
+	__u64 value_ns;
+	__u64 interval_ns;
+};
+struct ckpt_action {		/* as the system call rt_sigaction has it */
+	__u64 handler;
+	__u64 flags;
+	__u64 restorer;
+	__u64 mask;
+};
+struct ckpt_process {
+	__s32 pid;		/* in the caller's pid namespace */
+	__u32 flags;		/* CKPT_PROCESS_ */
+	__u64 brk;
+	__u64 timers;		/* to: struct ckpt_timer[capacity] */
+	__u32 capacity;
+	__u32 count;		/* out */
+	__u32 dumpable;		/* PR_GET_DUMPABLE */
+	__u32 reserved;
+	struct ckpt_timer_value intervals[3];	/* setitimer(2): ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF */
+	struct ckpt_action actions[64];		/* of signals 1 to 64 */
+};
+#define CKPT_PROCESS_SUBREAPER		0x1
+#define CKPT_PROCESS_THP_DISABLED	0x2
+#define CKPT_IOC_PROCESS _IOWR(0xCC, 4, struct ckpt_process)
 
 #endif

@@ -5,6 +5,9 @@ ckpt_task_work_add_t *ckpt_task_work_add;
 ckpt_mm_alloc_t *ckpt_mm_alloc;
 ckpt_dup_mmap_t *ckpt_dup_mmap;
 ckpt_walk_page_range_t *ckpt_walk_page_range;
+ckpt_lock_task_sighand_t *ckpt_lock_task_sighand;
+ckpt_speculation_get_t *ckpt_speculation_get;
+static ckpt_timer_get_t *common_timer_get, *cpu_timer_get;
 
 /* kallsyms_lookup_name() is not exported; a probe that is never enabled tells an address as well. */
 static void *look_up(const char *name)
@@ -21,11 +24,33 @@ static void *look_up(const char *name)
 	return address;
 }
 
+void ckpt_timer_get(struct k_itimer *timer, struct itimerspec64 *setting)
+{
+	/* Clocks of processes and threads have negative numbers (posix_cpu_timer_create() in kernel/time). */
+	(timer->it_clock < 0 ? cpu_timer_get : common_timer_get)(timer, setting);
+}
+
 int ckpt_compat_init(void)
 {
-	ckpt_task_work_add = (ckpt_task_work_add_t *)look_up("task_work_add");
-	ckpt_mm_alloc = (ckpt_mm_alloc_t *)look_up("mm_alloc");
-	ckpt_dup_mmap = (ckpt_dup_mmap_t *)look_up("dup_mmap");
-	ckpt_walk_page_range = (ckpt_walk_page_range_t *)look_up("walk_page_range");
-	return ckpt_task_work_add && ckpt_mm_alloc && ckpt_dup_mmap && ckpt_walk_page_range ? 0 : -ENOENT;
+	const struct {
+		const char *name;
+		void **to;
+	} symbols[] = {
+		{ "task_work_add", (void **)&ckpt_task_work_add },
+		{ "mm_alloc", (void **)&ckpt_mm_alloc },
+		{ "dup_mmap", (void **)&ckpt_dup_mmap },
+		{ "walk_page_range", (void **)&ckpt_walk_page_range },
+		{ "__lock_task_sighand", (void **)&ckpt_lock_task_sighand },
+		{ "arch_prctl_spec_ctrl_get", (void **)&ckpt_speculation_get },
+		{ "common_timer_get", (void **)&common_timer_get },
+		{ "posix_cpu_timer_get", (void **)&cpu_timer_get },
+	};
+	int i, error = 0;
+
+	for (i = 0; i < ARRAY_SIZE(symbols); i++) {
+		*symbols[i].to = look_up(symbols[i].name);
+		if (!*symbols[i].to)
+			error = -ENOENT;
+	}
+	return error;
 }

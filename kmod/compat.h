@@ -9,6 +9,7 @@
 #include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
+#include <linux/posix-timers.h>
 #include <linux/signal.h>
 #include <linux/task_work.h>
 #include <linux/version.h>
@@ -27,6 +28,18 @@ extern ckpt_dup_mmap_t *ckpt_dup_mmap;
 typedef int ckpt_walk_page_range_t(struct mm_struct *mm, unsigned long start, unsigned long end,
 				   const struct mm_walk_ops *ops, void *private);
 extern ckpt_walk_page_range_t *ckpt_walk_page_range;
+
+/* Takes the siglock of a task that has not been reaped, with interrupts off; NULL of another (kernel/signal.c). */
+typedef struct sighand_struct *ckpt_lock_task_sighand_t(struct task_struct *task, unsigned long *flags);
+extern ckpt_lock_task_sighand_t *ckpt_lock_task_sighand;
+
+/* What PR_GET_SPECULATION_CTRL answers (arch/x86/kernel/cpu/bugs.c). */
+typedef int ckpt_speculation_get_t(struct task_struct *task, unsigned long which);
+extern ckpt_speculation_get_t *ckpt_speculation_get;
+
+/* What timer_gettime(2) answers; the timer's lock is held. */
+typedef void ckpt_timer_get_t(struct k_itimer *timer, struct itimerspec64 *setting);
+void ckpt_timer_get(struct k_itimer *timer, struct itimerspec64 *setting);
 
 /*
  * References to up to `count` pages from `address` on, for reading; fewer before one that is absent and of memory that is

@@ -191,6 +191,10 @@ static long ckpt_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return version == CKPT_DEVICE_VERSION ? 0 : -EINVAL;
 	case CKPT_IOC_SNAPSHOT:
 		return ckpt_snapshot(at);
+	case CKPT_IOC_THREAD:
+		return ckpt_thread_facts(at);
+	case CKPT_IOC_PROCESS:
+		return ckpt_process_facts(at);
 	default:
 		return -ENOTTY;
 	}

@@ -17,6 +17,10 @@ void ckpt_device_exit(void);
 /* snapshot.c: CKPT_IOC_SNAPSHOT; a descriptor, or an error. */
 long ckpt_snapshot(const void __user *argument);
 
+/* facts.c: CKPT_IOC_THREAD, CKPT_IOC_PROCESS. */
+long ckpt_thread_facts(void __user *argument);
+long ckpt_process_facts(void __user *argument);
+
 /*
  * Asks whoever has /dev/ckpt open to checkpoint the current process, and waits until it is done, or until the thread is
  * wanted elsewhere (which being stopped for the checkpoint is). 0, or -ENODEV where nobody has it open, -ENOMEM.

@@ -293,6 +293,7 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
 }
 
 long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  ++calls_;
   user_regs_struct regs = prepare().calling;
   regs.rsp = borrowed_->returns_to().addr;
   regs.rax = static_cast<unsigned long long>(nr);

@@ -1,5 +1,5 @@
-// /dev/ckpt as a program meets it: who may open it and how, and the snapshots of CKPT_IOC_SNAPSHOT. Runs in the guest
-// (kernel_engine.sh).
+// /dev/ckpt as a program meets it: who may open it and how, the snapshots of CKPT_IOC_SNAPSHOT, and what it tells of
+// threads and processes. Runs in the guest (kernel_engine.sh).
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <functional>
@@ -270,6 +272,149 @@ TEST_F(Device, ASnapshotRefusesWhatIsNoRange) {
   EXPECT_EQ(syscall(SYS_delete_module, "ckpt", O_NONBLOCK), -1);
   EXPECT_TRUE(errno == EAGAIN || errno == EBUSY || errno == EWOULDBLOCK) << strerror(errno);
   close(snapshot);
+}
+
+// ---- facts ----
+
+/// The calling thread's, or -errno.
+int facts_of(int device, pid_t tid, ckpt_thread& facts) {
+  facts = {};
+  facts.tid = tid;
+  return ioctl(device, CKPT_IOC_THREAD, &facts) == 0 ? 0 : -errno;
+}
+
+int facts_of(int device, pid_t pid, ckpt_process& facts, std::vector<ckpt_timer>& timers) {
+  facts = {};
+  facts.pid = pid;
+  facts.capacity = static_cast<uint32_t>(timers.size());
+  facts.timers = address(timers.data());
+  return ioctl(device, CKPT_IOC_PROCESS, &facts) == 0 ? 0 : -errno;
+}
+
+TEST_F(Device, FactsOfAThreadAreWhatItWouldLearnItself) {
+  ckpt_thread facts;
+  ASSERT_EQ(facts_of(device_, gettid(), facts), 0);
+  EXPECT_EQ(facts.altstack_flags, static_cast<uint32_t>(SS_DISABLE));
+  static char stack[65536];
+  const stack_t own = {stack, 0, sizeof stack};
+  ASSERT_EQ(sigaltstack(&own, nullptr), 0);
+  prctl(PR_SET_PDEATHSIG, SIGUSR2);
+  prctl(PR_SET_TIMERSLACK, 123456);
+  prctl(PR_SET_TSC, PR_TSC_SIGSEGV);
+  const int asked = facts_of(device_, gettid(), facts);
+  prctl(PR_SET_TSC, PR_TSC_ENABLE);
+  prctl(PR_SET_PDEATHSIG, 0);
+  const stack_t none = {nullptr, SS_DISABLE, 0};
+  sigaltstack(&none, nullptr);
+  ASSERT_EQ(asked, 0);
+  EXPECT_EQ(facts.altstack, address(stack));
+  EXPECT_EQ(facts.altstack_size, sizeof stack);
+  EXPECT_EQ(facts.altstack_flags, 0u);
+  EXPECT_EQ(facts.parent_death_signal, SIGUSR2);
+  EXPECT_EQ(facts.timer_slack_ns, 123456u);
+  EXPECT_EQ(facts.flags, static_cast<uint32_t>(CKPT_THREAD_NO_TSC));
+  uint64_t word = 0;
+  prctl(PR_GET_TID_ADDRESS, &word, 0, 0, 0);
+  EXPECT_EQ(facts.clear_child_tid, word);
+  EXPECT_EQ(facts.securebits, static_cast<uint32_t>(prctl(PR_GET_SECUREBITS)));
+  for (int i = 0; i < CKPT_SPECULATIONS; ++i) {
+    const int state = prctl(PR_GET_SPECULATION_CTRL, i, 0, 0, 0);
+    EXPECT_EQ(facts.speculation[i], state < 0 ? -errno : state) << i;
+  }
+}
+
+TEST_F(Device, FactsOfAProcessAreWhatItWouldLearnItself) {
+  signal(SIGUSR1, [](int) {});
+  signal(SIGUSR2, SIG_IGN);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  const auto set = [](int which) {
+    const itimerval timer = {{7, 0}, {1000, 500000}};
+    setitimer(which, &timer, nullptr);
+  };
+  for (const int which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF}) set(which);
+  sigevent quiet = {};
+  quiet.sigev_notify = SIGEV_NONE;
+  timer_t real, cpu, idle;
+  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, &quiet, &real), 0);
+  ASSERT_EQ(timer_create(CLOCK_PROCESS_CPUTIME_ID, &quiet, &cpu), 0);
+  ASSERT_EQ(timer_create(CLOCK_REALTIME, &quiet, &idle), 0);
+  const itimerspec setting = {{3, 5}, {2000, 0}};
+  timer_settime(real, 0, &setting, nullptr);
+  timer_settime(cpu, 0, &setting, nullptr);
+
+  ckpt_process facts;
+  std::vector<ckpt_timer> timers(2);
+  EXPECT_EQ(facts_of(device_, getpid(), facts, timers), -ENOSPC);
+  timers.resize(9);
+  ASSERT_EQ(facts_of(device_, getpid(), facts, timers), 0);
+  EXPECT_EQ(facts.count, 3u);
+  for (uint32_t i = 0; i < facts.count; ++i) {
+    const bool armed = timers[i].id != static_cast<int>(reinterpret_cast<intptr_t>(idle));
+    EXPECT_EQ(timers[i].interval_ns, armed ? 3'000'000'005u : 0u) << timers[i].id;
+    EXPECT_LE(timers[i].value_ns, armed ? 2000'000'000'000u : 0u);
+    EXPECT_GE(timers[i].value_ns, armed ? 1000'000'000'000u : 0u);
+  }
+  for (const int which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF}) {
+    EXPECT_EQ(facts.intervals[which].interval_ns, 7'000'000'000u) << which;
+    EXPECT_GE(facts.intervals[which].value_ns, 500'000'000'000u) << which;
+    EXPECT_LE(facts.intervals[which].value_ns, 1000'600'000'000u) << which;
+    const itimerval off = {};
+    setitimer(which, &off, nullptr);
+  }
+  for (const timer_t timer : {real, cpu, idle}) timer_delete(timer);
+  EXPECT_EQ(facts.flags, static_cast<uint32_t>(CKPT_PROCESS_SUBREAPER | CKPT_PROCESS_THP_DISABLED));
+  prctl(PR_SET_CHILD_SUBREAPER, 0);
+  prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+  EXPECT_EQ(facts.brk, static_cast<uint64_t>(syscall(SYS_brk, 0)));
+  EXPECT_EQ(facts.dumpable, static_cast<uint32_t>(prctl(PR_GET_DUMPABLE)));
+  for (int signo = 1; signo <= 64; ++signo) {
+    ckpt_action action = {};
+    ASSERT_EQ(syscall(SYS_rt_sigaction, signo, nullptr, &action, 8), 0);
+    EXPECT_EQ(memcmp(&action, &facts.actions[signo - 1], sizeof action), 0) << signo;
+  }
+  signal(SIGUSR1, SIG_DFL);
+  signal(SIGUSR2, SIG_DFL);
+  ASSERT_EQ(facts_of(device_, getpid(), facts, timers), 0);
+  EXPECT_EQ(facts.count + facts.flags + facts.intervals[0].value_ns + facts.intervals[1].interval_ns, 0u);
+}
+
+TEST_F(Device, OfWhomThereAreNoFacts) {
+  ckpt_thread thread;
+  ckpt_process process;
+  std::vector<ckpt_timer> timers(4);
+  for (const pid_t pid : {0, -1, 2, 1 << 22}) {
+    EXPECT_EQ(facts_of(device_, pid, thread), -ESRCH) << pid;
+    EXPECT_EQ(facts_of(device_, pid, process, timers), -ESRCH) << pid;
+  }
+  thread = {};
+  thread.tid = gettid();
+  thread.speculation[2] = 1;
+  EXPECT_EQ(ioctl(device_, CKPT_IOC_THREAD, &thread), -1);
+  EXPECT_EQ(errno, EINVAL);
+  process = {};
+  process.pid = getpid();
+  process.capacity = 65537;
+  EXPECT_EQ(ioctl(device_, CKPT_IOC_PROCESS, &process), -1);
+  EXPECT_EQ(errno, EINVAL);
+  process.capacity = 0;
+  process.actions[63].mask = 1;
+  EXPECT_EQ(ioctl(device_, CKPT_IOC_PROCESS, &process), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(ioctl(device_, CKPT_IOC_PROCESS, 8), -1);
+  EXPECT_EQ(errno, EFAULT);
+  EXPECT_EQ(ioctl(device_, CKPT_IOC_THREAD, 8), -1);
+  EXPECT_EQ(errno, EFAULT);
+  const pid_t child = fork();
+  if (child == 0) {
+    // The open device lends no rights.
+    static_cast<void>(!setresuid(65534, 65534, 65534));
+    const int results[] = {facts_of(device_, getppid(), thread), facts_of(device_, getppid(), process, timers)};
+    _exit(results[0] == -EPERM && results[1] == -EPERM ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 /// As a 32-bit program calls it.

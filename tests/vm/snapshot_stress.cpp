@@ -1,4 +1,4 @@
-// Ill use of CKPT_IOC_SNAPSHOT and of what it gives: random and mutated arguments, on snapshots of processes that map, unmap,
+// Ill use of the ioctls of /dev/ckpt and of the snapshots that one gives: random and mutated arguments, on snapshots of processes that map, unmap,
 // write, fork, exec and end meanwhile, and that other threads close. Checked is that what is a success was a valid request;
 // what the kernel thinks of it stands in its log. Runs in the guest (kernel_engine.sh).
 //
@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ constexpr int kTargets = 4;
 
 std::array<std::atomic<pid_t>, kTargets> targets{};
 std::atomic<bool> done{false};
-std::atomic<long> snapshots{0}, found{0}, bytes{0};
+std::atomic<long> snapshots{0}, found{0}, bytes{0}, facts{0};
 constexpr uint64_t kArena = 1ull << 44;   // where the targets' memory is
 constexpr uint64_t kArenaPages = 2048;
 
@@ -104,8 +105,8 @@ class Misuser {
       switch (random_() % 5) {
         case 0:
         case 1: ask_runs(fd); break;
-        case 2:
-        case 3: read_pages(fd); break;
+        case 2: read_pages(fd); break;
+        case 3: ask_facts(); break;
         default: {
           const int result = ioctl(random_() % 2 ? device_ : fd, random_command(), address());
           if (result > 2) close(result);
@@ -125,9 +126,9 @@ class Misuser {
     }
   }
   unsigned long random_command() {
-    constexpr unsigned long kAll[] = {CKPT_IOC_VERSION, CKPT_IOC_SNAPSHOT, CKPT_SNAPSHOT_RUNS};
+    constexpr unsigned long kAll[] = {CKPT_IOC_VERSION, CKPT_IOC_SNAPSHOT, CKPT_SNAPSHOT_RUNS, CKPT_IOC_THREAD, CKPT_IOC_PROCESS};
     // Of another size, direction or number too.
-    return kAll[random_() % 3] ^ (random_() % 2 ? 0 : 1ul << random_() % 32);
+    return kAll[random_() % std::size(kAll)] ^ (random_() % 2 ? 0 : 1ul << random_() % 32);
   }
   int take() {
     ckpt_snapshot request = {};
@@ -171,6 +172,27 @@ class Misuser {
     }
     found += request.count;
   }
+  void ask_facts() {
+    const pid_t pid = random_() % 8 ? targets[random_() % kTargets].load() : static_cast<int>(random_());
+    const bool spoilt = random_() % 8 == 0;
+    if (random_() % 2) {
+      ckpt_thread thread = {};
+      thread.tid = pid;
+      if (spoilt) reinterpret_cast<char*>(&thread)[4 + random_() % (sizeof thread - 4)] = 1;
+      if (ioctl(device_, CKPT_IOC_THREAD, &thread) == 0 && spoilt) fail("nonsense is answered");
+      return;
+    }
+    ckpt_process process = {};
+    process.pid = pid;
+    process.capacity = static_cast<unsigned>(random_() % 8 ? random_() % 16 : random_());
+    process.timers = reinterpret_cast<uint64_t>(random_() % 8 ? buffer_.data() : address());
+    constexpr size_t kFirst = offsetof(ckpt_process, intervals);
+    if (spoilt) reinterpret_cast<char*>(&process)[kFirst + random_() % (sizeof process - kFirst)] = 1;
+    if (ioctl(device_, CKPT_IOC_PROCESS, &process) == 0) {
+      if (spoilt) fail("nonsense is answered");
+      ++facts;
+    }
+  }
   void read_pages(int fd) {
     const uint64_t at = place();
     const size_t size = random_() % 8 ? random_() % 64 * kPage : random_() % (64 * kPage);
@@ -208,6 +230,7 @@ int main(int argc, char** argv) {
   for (std::thread& thread : threads) thread.join();
   done = true;
   keeper.join();
-  printf("%ld snapshots, %ld calls, %ld runs, %ld bytes\n", snapshots.load(), 3 * calls, found.load(), bytes.load());
-  return snapshots > 0 && found > 0 && bytes > 0 ? 0 : 1;
+  printf("%ld snapshots, %ld calls, %ld runs, %ld bytes, %ld processes told of\n", snapshots.load(), 3 * calls, found.load(),
+         bytes.load(), facts.load());
+  return snapshots > 0 && found > 0 && bytes > 0 && facts > 0 ? 0 : 1;
 }
