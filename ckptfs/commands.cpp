@@ -32,17 +32,6 @@ int flags_of(const CheckpointCommand& command) {
   return flags;
 }
 
-/// Of the exception that is being handled.
-int errno_of_current() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return error.err();
-  } catch (...) {
-    return EIO;
-  }
-}
-
 Progress until(const CancelFlag* cancel) {
   return [cancel](uint64_t, uint64_t) { return cancel == nullptr || !*cancel; };
 }
@@ -75,6 +64,10 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   const auto answer = [&command](int64_t value) {
     if (command.answer) command.answer->give(value);
   };
+  const auto failed = [&](int err) {
+    ++counters_.failed_checkpoints;
+    answer(-err);
+  };
   try {
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
@@ -86,9 +79,11 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
                        command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));
+  } catch (const Error& error) {
+    failed(error.err());
+    throw;
   } catch (...) {
-    ++counters_.failed_checkpoints;
-    answer(-errno_of_current());
+    failed(EIO);
     throw;
   }
 }
@@ -102,8 +97,8 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
   try {
     const ResumeResult result = resume(tree->image(), caller, options);
     ++counters_.resumes;
-    return fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
-                       milliseconds(result.total_ns));
+    return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
+                                        milliseconds(result.total_ns)));
   } catch (...) {
     ++counters_.failed_resumes;
     throw;

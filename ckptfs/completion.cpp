@@ -10,8 +10,16 @@ bool Completion::fits(const std::string& path, const ManifestFile& expected) con
   return found->second.size == expected.size;
 }
 
-void Completion::set_manifest(Manifest manifest) {
+const ManifestFile* Completion::listed(const std::string& path) const {
+  if (!manifest_) return nullptr;
+  if (path == kManifestName) return &itself_;
+  const auto found = manifest_->files.find(path);
+  return found == manifest_->files.end() ? nullptr : &found->second;
+}
+
+void Completion::set_manifest(Manifest manifest, const ManifestFile& itself) {
   manifest_ = std::move(manifest);
+  itself_ = itself;
   waiting_.clear();
   for (const auto& [path, expected] : manifest_->files) {
     if (!fits(path, expected)) waiting_.insert(path);

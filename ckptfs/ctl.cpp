@@ -7,6 +7,10 @@
 #include <variant>
 #include <vector>
 
+#include "engine/base/fd.h"
+#include "engine/base/record.h"
+#include "engine/process/proc_status.h"
+
 namespace ckpt {
 
 namespace {
@@ -47,9 +51,25 @@ bool stops_writer(const Line& line, pid_t writer) {
   return checkpoint != nullptr && is_same_or_ancestor(checkpoint->pid, writer);
 }
 
+/// Pid namespaces in which the thread has an id, from that of /proc down to its own; 0 where it is unknown here.
+size_t pid_namespaces(pid_t tid) {
+  try {
+    return split_words(status_field(read_file(fmt::format("/proc/{}/status", tid)), "NSpid")).size();
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
+/// Whether a pid that it names is ours: whoever has an id for us lives in our pid namespace or in one below it.
+bool names_our_pids(const Request& request) {
+  static const size_t ours = pid_namespaces(::getpid());
+  return request.tid != 0 && pid_namespaces(request.tid) == ours;
+}
+
 class CtlHandle : public Handle {
  public:
-  CtlHandle(Commands& commands, Caller opener) : commands_(commands), opener_(std::move(opener)) {}
+  CtlHandle(Commands& commands, const Request& opener)
+      : commands_(commands), opener_(opener.caller()), opener_names_our_pids_(names_our_pids(opener)) {}
 
   bool direct_io() const override { return true; }
 
@@ -79,9 +99,10 @@ class CtlHandle : public Handle {
       // stderr), and did not get them by that.
       caller.limit_to(opener_);
       const pid_t writer = caller.pid;
+      const bool our_pids = opener_names_our_pids_ && names_our_pids(request);
       const std::string_view text(reinterpret_cast<const char*>(data.data()), data.size());
       for (const std::string_view line : split_commands(text)) {
-        Line parsed = parse(line, caller);
+        Line parsed = parse(line, caller, our_pids);
         (stops_writer(parsed, writer) ? after : before).push_back(std::move(parsed));
       }
     } catch (const Error& error) {
@@ -97,9 +118,13 @@ class CtlHandle : public Handle {
   }
 
  private:
-  static Line parse(std::string_view line, const Caller& caller) {
+  static Line parse(std::string_view line, const Caller& caller, bool our_pids) {
     try {
       Command command = parse_command(line);
+      if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && !our_pids) {
+        fail(EOPNOTSUPP, "{}: a pid of another pid namespace than that of ckptfs, where it is another process",
+             checkpoint->pid);
+      }
       if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && checkpoint->answer_at != 0) {
         // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
         if (checkpoint->pid != caller.pid) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
@@ -136,6 +161,7 @@ class CtlHandle : public Handle {
 
   Commands& commands_;
   const Caller opener_;
+  const bool opener_names_our_pids_;
   const uint64_t number_ = next_handle_number();
   std::mutex mutex_;   ///< guards all below
   std::optional<std::string> text_;
@@ -152,7 +178,7 @@ void CtlNode::set_attributes(const Request&, const struct stat&, const Attribute
 }
 
 HandlePtr CtlNode::open(const Request& request, int) {
-  return std::make_shared<CtlHandle>(commands_, request.caller());
+  return std::make_shared<CtlHandle>(commands_, request);
 }
 
 }  // namespace ckpt

@@ -1,12 +1,16 @@
 #include "ckptfs/daemon.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <syslog.h>
 #include <unistd.h>
 
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "ckptfs/fuse_api.h"
 #include "engine/base/error.h"
@@ -34,6 +38,25 @@ constexpr char kFailed = 'F';
   ::_exit(EXIT_FAILURE);
 }
 
+/// The protocol of sd_notify(3): a datagram to the socket that $NOTIFY_SOCKET names, "@..." for an abstract one. A service
+/// manager that cannot be told goes by its own time limit.
+void tell_service_manager() {
+  const char* variable = std::getenv("NOTIFY_SOCKET");
+  if (variable == nullptr) return;
+  const std::string_view path = variable;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() < 2 || path.size() >= sizeof(address.sun_path)) return;
+  path.copy(address.sun_path, path.size());
+  if (path[0] == '@') address.sun_path[0] = '\0';
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  constexpr std::string_view kReadyState = "READY=1";
+  if (socket) {
+    ::sendto(socket.get(), kReadyState.data(), kReadyState.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address),
+             static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size()));
+  }
+}
+
 void log_to_syslog(fuse_log_level level, const char* format, va_list args) {
   ::vsyslog(LOG_DAEMON | static_cast<int>(level), format, args);
 }
@@ -55,6 +78,7 @@ void Background::begin() {
 }
 
 void Background::ready() {
+  tell_service_manager();
   if (!report_) return;
   if (::chdir("/") != 0) fail_errno("/: chdir");
   const UniqueFd null = open_at(AT_FDCWD, "/dev/null", O_RDWR);

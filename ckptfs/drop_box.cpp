@@ -37,8 +37,8 @@ std::string DropBox::complete(StagedImage& image, const Caller& caller, const Ca
   try {
     const ResumeResult result = resume(image.builder(), caller, options);
     ++counters_.resumes;
-    return fmt::format("{}: resumed as pid {} in {:.1f} ms", image.path(), result.pid,
-                       static_cast<double>(result.total_ns) / 1e6);
+    return result.with_note(fmt::format("{}: resumed as pid {} in {:.1f} ms", image.path(), result.pid,
+                                        static_cast<double>(result.total_ns) / 1e6));
   } catch (...) {
     ++counters_.failed_resumes;
     throw;
@@ -49,7 +49,7 @@ std::shared_ptr<StagedImage> DropBox::successor(StagedImage& image, const Error*
   if (error == nullptr) return nullptr;
   const struct stat attributes = image.root()->attributes();
   auto next = make(image.creator(), image.rights(), name_of(image), attributes.st_mode);
-  next->set_error(error->sentence());
+  next->succeed(image, error->sentence());
   return next;
 }
 

@@ -1,6 +1,7 @@
 #include "ckptfs/options.h"
 
 #include <pwd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstddef>
@@ -52,6 +53,20 @@ std::string escaped(const std::string& value) {
   return text;
 }
 
+/// libfuse would mount on a plain file too, which is then neither a file nor a directory.
+void check_mount_point(const std::string& path) {
+  if (path.starts_with("/dev/fd/")) return;  // libfuse's way to be handed a mount that is made already
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) {
+    const int err = errno;
+    // What a ckptfs leaves that was killed.
+    const std::string remedy =
+        err == ENOTCONN ? fmt::format(" (what was mounted there has died: fusermount3 -u {})", path) : std::string();
+    fail(err, "{}: cannot be mounted on: {}{}", path, errno_text(err), remedy);
+  }
+  if (!S_ISDIR(st.st_mode)) fail(ENOTDIR, "{}: cannot be mounted on: {}", path, errno_text(ENOTDIR));
+}
+
 EngineChoice engine_named(const std::string& name) {
   if (name == "auto") return EngineChoice::automatic;
   if (name == "kernel") return EngineChoice::kernel;
@@ -94,7 +109,10 @@ Options parse_options(fuse_args& args) {
     if (options.store.empty() && positional[0].starts_with('/')) options.store = positional[0];
     positional.erase(positional.begin());
   }
-  if (!positional.empty()) fuse_opt_add_arg(&args, positional[0].c_str());
+  if (!positional.empty()) {
+    check_mount_point(positional[0]);
+    fuse_opt_add_arg(&args, positional[0].c_str());
+  }
 
   fuse_cmdline_opts common{};
   if (fuse_parse_cmdline(&args, &common) != 0) fail(EINVAL, "the options cannot be parsed");

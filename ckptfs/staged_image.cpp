@@ -44,19 +44,19 @@ bool StagedImage::empty() const {
   return item(root_ino_).children.empty() && !error_;
 }
 
-void StagedImage::set_error(std::string sentence) {
+bool StagedImage::succeeds(const StagedImage& failed) const {
   const std::lock_guard lock(mutex_);
+  return predecessor_ == failed.root_ino_ && item(root_ino_).children.empty();
+}
+
+void StagedImage::succeed(const StagedImage& failed, std::string sentence) {
+  predecessor_ = failed.root_ino_;
   error_ = std::move(sentence);
 }
 
 std::optional<std::string> StagedImage::error() const {
   const std::lock_guard lock(mutex_);
   return error_;
-}
-
-void StagedImage::clear_error() {
-  const std::lock_guard lock(mutex_);
-  error_.reset();
 }
 
 std::string StagedImage::condition() const {
@@ -116,10 +116,10 @@ void StagedImage::check_filling() const {
   if (state_ == State::over) fail(EROFS, "{}: its resume is over", path_);
 }
 
-std::shared_lock<std::shared_mutex> StagedImage::begin_change() const {
+std::shared_lock<std::shared_mutex> StagedImage::begin_change(const StagedContent& content) const {
   std::shared_lock changing(changing_);
   const std::lock_guard lock(mutex_);
-  check_filling();
+  if (!content.late) check_filling();
   return changing;
 }
 
@@ -151,13 +151,13 @@ void StagedImage::set_attributes(const Request& request, Ino ino, const struct s
     took_part(request);
   }
   if (changes.size) {
-    const auto changing = begin_change();
     std::shared_ptr<StagedContent> content;
     {
       const std::lock_guard lock(mutex_);
       content = item(ino).content;
     }
     if (!content) fail(EINVAL, "{}: only a file can be truncated", path_);
+    const auto changing = begin_change(*content);
     {
       const std::lock_guard lock(content->mutex);
       content->file->truncate(static_cast<uint64_t>(values.st_size));
@@ -201,7 +201,7 @@ std::vector<DirEntry> StagedImage::list(Ino directory) {
 }
 
 Ino StagedImage::add(Ino directory, const std::string& name, mode_t mode, const Request& request) {
-  check_filling();
+  is_late();
   took_part(request);
   Item& parent = item(directory);
   if (directory != root_ino_ && parent.parent == 0) fail(ENOENT, "{}: {} has been removed", path_, parent.name);
@@ -226,9 +226,11 @@ void StagedImage::detach(Ino ino) {
   Item& it = item(ino);
   if (!S_ISDIR(it.mode)) {
     const std::string path = path_locked(it);
-    if ((it.content || S_ISLNK(it.mode)) && state_ != State::over) builder_->remove(path);
-    completion_.unsettle(path);
-    if (path == kManifestName) completion_.drop_manifest();
+    if (state_ != State::over) {
+      if (it.content || S_ISLNK(it.mode)) builder_->remove(path);
+      completion_.unsettle(path);
+      if (path == kManifestName) completion_.drop_manifest();
+    }
     if (path == refused_) refused_.clear();  // the sentence stays until something new comes: rm -r has listed `error`
   }
   item(it.parent).children.erase(it.name);
@@ -241,15 +243,13 @@ std::pair<NodePtr, HandlePtr> StagedImage::create(const Request& request, Ino di
   const std::lock_guard lock(mutex_);
   const Ino ino = add(directory, name, S_IFREG | (mode & 07777), request);
   Item& it = item(ino);
-  auto content = std::make_shared<StagedContent>();
   try {
-    content->file = builder_->open(path_locked(it));
+    it.content = new_content(it);
   } catch (...) {
     detach(ino);
     throw;
   }
-  it.content = content;
-  const auto handle = std::make_shared<StagedHandle>(shared_from_this(), ino, content, flags);
+  const auto handle = std::make_shared<StagedHandle>(shared_from_this(), ino, it.content, flags);
   handle->mark_changed();
   return {node(ino), handle};
 }
@@ -262,8 +262,11 @@ HandlePtr StagedImage::open(const Request& request, Ino ino, int flags) {
     Item& it = item(ino);
     if (!it.content) fail(S_ISDIR(it.mode) ? EISDIR : ENOENT, "{}: {} is not a file", path_, it.name);
     if (writes) {
-      check_filling();
       took_part(request);
+      if (is_late() && !it.content->late) {
+        if ((flags & O_TRUNC) == 0) check_filling();
+        it.content = new_content(it);
+      }
     }
     handle = std::make_shared<StagedHandle>(shared_from_this(), ino, it.content, flags);
   }
@@ -288,15 +291,16 @@ std::pair<NodePtr, Work> StagedImage::make_link(const Request& request, Ino dire
   const Ino ino = add(directory, name, S_IFLNK | 0777, request);
   Item& it = item(ino);
   const std::string path = path_locked(it);
+  it.target = target;
+  it.size = target.size();
   try {
+    if (is_late()) return {node(ino), late_settled(request, it)};
     builder_->put_link(path, target);
   } catch (...) {
     it.mode = S_IFDIR;  // nothing of it is in the builder
     detach(ino);
     throw;
   }
-  it.target = target;
-  it.size = target.size();
   it.settled = true;
   completion_.settle(path, EntryType::symlink, it.size);
   return {node(ino), settled(request, path)};
@@ -341,7 +345,7 @@ void StagedImage::settle_below(Ino ino) {
 Work StagedImage::rename(const Request& request, Ino directory, const std::string& name, Ino to_directory,
                          const std::string& to) {
   const std::lock_guard lock(mutex_);
-  check_filling();
+  const bool late = is_late();
   took_part(request);
   const auto found = item(directory).children.find(name);
   if (found == item(directory).children.end()) fail(ENOENT, "{}: no {}", path_, name);
@@ -368,6 +372,7 @@ Work StagedImage::rename(const Request& request, Ino directory, const std::strin
   item(to_directory).children.emplace(to, ino);
   item(ino).parent = to_directory;
   item(ino).name = to;
+  if (late) return S_ISDIR(item(ino).mode) ? Work{} : late_settled(request, item(ino));
   for (const auto& [at, old_path] : moved) {
     builder_->rename(old_path, path_locked(item(at)));
     unsettle(old_path);
@@ -382,84 +387,20 @@ void StagedImage::content_changed(Ino ino, uint64_t size) {
   it.size = size;
   it.settled = false;
   it.mtime = it.ctime = now();
-  if (it.parent == 0) return;
+  if (it.parent == 0 || state_ == State::over) return;
   unsettle(path_locked(it));
 }
 
 Work StagedImage::content_settled(const Request& request, Ino ino) {
   const std::lock_guard lock(mutex_);
   Item& it = item(ino);
-  if (it.parent == 0 || state_ != State::filling) return {};
+  if (it.parent == 0) return {};
+  if (it.content->late) return late_settled(request, it);
+  if (state_ != State::filling) return {};
   it.settled = true;
   const std::string path = path_locked(it);
   completion_.settle(path, EntryType::file, it.size);
   return settled(request, path);
-}
-
-void StagedImage::read_manifest() {
-  constexpr uint64_t kLargest = 64 << 20;
-  const Item& root = item(root_ino_);
-  const auto found = root.children.find(std::string(kManifestName));
-  if (found == root.children.end() || !item(found->second).content) return;
-  const Item& manifest = item(found->second);
-  if (manifest.size == 0) return;  // the shell closes a redirection before anything is written
-  if (manifest.size > kLargest) fail(EFBIG, "{}/manifest: {} bytes are too many", path_, manifest.size);
-  std::string text(manifest.size, '\0');
-  {
-    const std::lock_guard lock(manifest.content->mutex);
-    manifest.content->file->read(0, std::as_writable_bytes(std::span(text)));
-  }
-  completion_.set_manifest(Manifest::parse(text, path_ + "/manifest"));
-}
-
-Work StagedImage::settled(const Request& request, const std::string& path) {
-  try {
-    if (path == kManifestName) read_manifest();
-    if (completion_.complete()) return begin_finish(request);
-    if (const auto wrong = completion_.wrong_file()) fail(EINVAL, "{}: {}", path_, *wrong);
-    // Without a manifest nothing is known about the other files: what was said about the manifest stands.
-    if (completion_.has_manifest()) forget_refusal();
-    return {};
-  } catch (const Error& error) {
-    // The close carries the errno; the sentence is recorded where this lock is not held.
-    error_ = error.sentence();
-    refused_ = path;
-    return {[this, self = shared_from_this(), request, error](const CancelFlag&) {
-              owner_.refused(*this, request, error);
-              throw error;
-            },
-            {}};
-  }
-}
-
-Work StagedImage::begin_finish(const Request& request) {
-  state_ = State::finishing;
-  return {[this, self = shared_from_this(), request](const CancelFlag& cancel) { finish(request, cancel); }, {}};
-}
-
-void StagedImage::finish(const Request& request, const CancelFlag& cancel) {
-  const auto end = [&](const std::string& line, const Error* error) {
-    {
-      const std::lock_guard lock(mutex_);
-      state_ = State::over;
-      last_use_ = std::chrono::steady_clock::now();
-      if (error != nullptr) error_ = error->sentence();
-    }
-    owner_.over(*this, request, line, error);
-  };
-  try {
-    // Writes that were under way when the state changed; later ones are refused.
-    { const std::unique_lock drained(changing_); }
-    verify_image(*builder_, true);
-    end(owner_.complete(*this, rights(), cancel), nullptr);
-  } catch (const Error& error) {
-    end({}, &error);
-    throw;
-  } catch (const std::exception& error) {
-    const Error as_error(EIO, fmt::format("{}: {}", path_, error.what()));
-    end({}, &as_error);
-    throw as_error;
-  }
 }
 
 }  // namespace ckpt

@@ -3,7 +3,9 @@
 // filling -> (complete) -> finishing: verified, then imported or resumed -> over
 //                                        |
 // When it is over it is out of the tree for everybody but the processes that filled it: cp -a and tar still set the
-// times and modes of directories after the last close. They find it for a few seconds more.
+// times and modes of directories after the last close, and bring files again that an attempt before them had brought, or
+// files that no manifest lists. They find it for a few seconds more. What they bring then is compared with what has been
+// resumed, and not kept.
 #pragma once
 
 #include <chrono>
@@ -15,6 +17,7 @@
 #include <unordered_map>
 
 #include "ckptfs/completion.h"
+#include "ckptfs/late_file.h"
 #include "ckptfs/node.h"
 #include "engine/store/store.h"
 
@@ -24,6 +27,7 @@ namespace ckpt {
 struct StagedContent {
   std::mutex mutex;   ///< guards file
   std::shared_ptr<StagedFile> file;
+  bool late = false;  ///< file is a LateFile; does not change
 };
 
 class StagedImage;
@@ -59,11 +63,12 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   ImageBuilder& builder() { return *builder_; }
   State state() const;
   bool empty() const;
+  /// Whether it took the place of `failed` and holds nothing but the reason.
+  bool succeeds(const StagedImage& failed) const;
 
-  /// The reason of the last failure; kept as restore/NAME/error.
-  void set_error(std::string sentence);
+  /// Takes the place of one that has failed; the reason is kept as restore/NAME/error. Before others know of this one.
+  void succeed(const StagedImage& failed, std::string sentence);
   std::optional<std::string> error() const;
-  void clear_error();
   /// The error, or what is still missing.
   std::string condition() const;
 
@@ -88,9 +93,9 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   void content_changed(Ino ino, uint64_t size);
   /// A handle that changed the file is being closed.
   Work content_settled(const Request&, Ino ino);
-  /// To be held while a file's content is changed: nothing changes any more once the image is being verified.
+  /// To be held while a file's content is changed: nothing but late content changes once the image is being verified.
   /// Error(EBUSY, EROFS) where it is.
-  std::shared_lock<std::shared_mutex> begin_change() const;
+  std::shared_lock<std::shared_mutex> begin_change(const StagedContent& content) const;
   /// Error(ESTALE) when the image is over: its pages are the resumed process's or the store's then.
   void check_may_read() const;
 
@@ -116,6 +121,14 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   Ino add(Ino directory, const std::string& name, mode_t mode, const Request&);
   void detach(Ino ino);
   void check_filling() const;
+  /// False while the image is filled, true where it has become what it was copied for. Error(EBUSY, EROFS) else.
+  bool is_late() const;
+  std::shared_ptr<StagedContent> new_content(const Item&);
+  /// Error(ESTALE) where the late file is not what was resumed.
+  void check_late(const Item&) const;
+  /// The same as a Work, which is empty where it is.
+  Work late_settled(const Request&, const Item&);
+  Work refusal(const Request&, const Error&);
   void took_part(const Request&);   ///< Error(EPERM) for another user
   void settle_below(Ino ino);
   void unsettle(const std::string& path);
@@ -146,11 +159,13 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   const Request creator_;
   StagingOwner& owner_;
   const Ino root_ino_;
+  Ino predecessor_ = 0;   ///< root of the one whose place it took
 
   // Lock order: changing_, mutex_, StagedContent::mutex, the builder's.
   mutable std::shared_mutex changing_;   ///< shared by writers of content
   mutable std::mutex mutex_;             ///< guards all below
   State state_ = State::filling;
+  bool succeeded_ = false;   ///< with State::over
   std::unordered_map<Ino, Item> items_;
   Completion completion_;
   Caller rights_;

@@ -40,7 +40,7 @@ void StagedHandle::read(const Request&, uint64_t offset, size_t size, const Answ
 }
 
 Work StagedHandle::write(const Request&, uint64_t offset, std::span<const std::byte> data) {
-  const auto changing = image_->begin_change();
+  const auto changing = image_->begin_change(*content_);
   uint64_t size = 0;
   {
     const std::lock_guard lock(content_->mutex);
@@ -59,7 +59,7 @@ Work StagedHandle::flush(const Request& request) {
 
 uint64_t StagedHandle::copy_from(const Request&, Handle& from, uint64_t from_offset, uint64_t offset,
                                  uint64_t length) {
-  const auto changing = image_->begin_change();
+  const auto changing = image_->begin_change(*content_);
   const std::optional<Source> source = from.source();
   if (!source) fail(EXDEV, "only a stored image shares its pages");
   const uint64_t end = from.size();

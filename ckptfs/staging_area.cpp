@@ -51,7 +51,9 @@ bool StagingArea::remove(const Request& request, const std::string& name) {
   if (!image->empty()) fail(ENOTEMPTY, "{}/{}: not empty", where_, name);
   const std::lock_guard lock(mutex_);
   std::erase_if(ended_, [&](const Ended& ended) { return ended.image == image; });
-  if (const auto found = current_.find(name); found != current_.end() && found->second == image) {
+  // Who filled an image that failed means its successor as well, which stands under the name with the reason only.
+  if (const auto found = current_.find(name);
+      found != current_.end() && (found->second == image || found->second->succeeds(*image))) {
     current_.erase(found);
   }
   return true;

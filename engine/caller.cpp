@@ -91,6 +91,7 @@ void Caller::limit_to(const Caller& other) {
   bounding_caps &= other.bounding_caps;
   for (size_t i = 0; i < hard_limits.size(); ++i) hard_limits[i] = std::min(hard_limits[i], other.hard_limits[i]);
   if (other_namespace.empty()) other_namespace = other.other_namespace;
+  if (label.empty()) label = other.label;
 }
 
 Caller Caller::self() { return of_request(::getpid(), ::geteuid(), ::getegid()); }
@@ -110,6 +111,8 @@ Caller Caller::of_request(pid_t tid, uid_t uid, gid_t gid) {
     // Capabilities of another user namespace are worth nothing in ours.
     if (in_our_user_namespace(proc_dir)) caller.effective_caps = status.cap_effective;
     caller.other_namespace = find_other_namespace(proc_dir);
+    caller.label = read_label(proc_dir);
+    if (caller.label == read_label("/proc/self")) caller.label.clear();
     caller.hard_limits = read_hard_limits(proc_dir);
     caller.seen = true;
   } catch (const Error&) {

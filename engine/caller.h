@@ -26,6 +26,7 @@ struct Caller {
   bool seccomp = false;
   uint64_t bounding_caps = 0;
   std::array<rlim_t, RLIM_NLIMITS> hard_limits{};
+  std::string label;           ///< that a security module confines it by (read_label), where it is not ours
   std::string other_namespace; ///< kind of the first one that is not ours ("mount"); empty where all are
 
   /// Root, without less capabilities than we have ourselves: the root of a container is not.

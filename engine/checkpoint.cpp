@@ -71,8 +71,11 @@ CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const
     wait_for_other(lessons, options.cancel);
     try {
       in_thread([&] { result = attempt(store, pid, caller, options, lessons, again); });
-    } catch (const Error&) {
-      if (!again) throw;
+    } catch (const Error& e) {
+      if (again) continue;
+      // Of a process, the sentence begins with its pid; of the store, with a file of that.
+      if (!e.sentence().empty() && e.sentence()[0] >= '0' && e.sentence()[0] <= '9') throw;
+      fail(e.err(), "{}: {}", pid, e.sentence());
     }
   }
   result.total_ns = static_cast<uint64_t>(

@@ -15,7 +15,6 @@
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/layout.h"
-#include "engine/process/told_remote.h"
 
 namespace ckpt {
 namespace {
@@ -123,15 +122,14 @@ void ProcessCapture::interrupt() { process_->interrupt(); }
 
 void ProcessCapture::wait_stop() { process_->stop_outside_vdso(shared_.options.cancel); }
 
-void ProcessCapture::capture_proc_files() {
+void ProcessCapture::capture_proc_files(const std::string& status) {
   ImageSink& image = *shared_.image;
-  for (const char* name : {"cmdline", "environ", "auxv", "limits"}) {
+  for (const char* name : {"cmdline", "environ", "auxv", "limits", "cgroup"}) {
     image.put(prefix_ + name, read_file(proc_dir_.get(), name));
   }
   for (const char* name : {"exe", "cwd", "root"}) image.put_link(prefix_ + name, read_link(proc_dir_.get(), name));
-  std::string status = read_file(proc_dir_.get(), "status");
   note_owner(parse_status(status, pid_));
-  image.put(prefix_ + "status", untraced_status(std::move(status), status_.state, process_->group_stopped()));
+  image.put(prefix_ + "status", untraced_status(status, status_.state, process_->group_stopped()));
 }
 
 // Asked in the stop: before and after it the process may be another program with other rights. The image of a set-uid
@@ -174,6 +172,7 @@ CaptureContext ProcessCapture::context() {
   ctx.root = read_link(proc_dir_.get(), "root");
   ctx.image = shared_.image.get();
   ctx.leader = remotes().front();
+  if (!told_.empty()) ctx.future_lock = told_.front()->future_lock();
   ctx.objects = &shared_.objects;
   ctx.later = &shared_.later;
   ctx.later_bytes = &shared_.later_bytes;
@@ -192,20 +191,23 @@ void ProcessCapture::capture(const Relations& relations) {
   for (const auto& thread : process_->threads()) capture_registers(image, prefix_, *thread);
   memory_.fix(process_->maps());
   refuse_mappings(pid_, memory_.vmas());
-  capture_proc_files();
+  ask_module();
+  CaptureContext ctx = context();
+  ctx.status = read_file(proc_dir_.get(), "status");
+  capture_proc_files(ctx.status);
   capture_family(image, prefix_, relations);
   const bool asked = pid_ == shared_.root && shared_.options.answer_at != 0;
   if (asked) capture_answer(image, prefix_, shared_.options.answer_at);
 
-  ask_module();
-  CaptureContext ctx = context();
   exit_words_.clear();
   ctx.exit_words = &exit_words_;
   refuse_files();  // it may have opened something since
   capture_descriptors(ctx, files_);
-  capture_rooms(ctx, remotes());
+  Questions questions;
+  ask_mm(ctx, questions);
+  capture_rooms(ctx, remotes(), questions);
   capture_shared_mappings(ctx, memory_.vmas());
-  capture_mm(ctx, memory_.vmas());
+  capture_mm(ctx, memory_.vmas(), questions);
   shared_.check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process_->finish_calls();

@@ -15,6 +15,7 @@
 #include "engine/memory_table.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
+#include "engine/process/told_remote.h"
 
 namespace ckpt {
 
@@ -100,7 +101,7 @@ class ProcessCapture {
  private:
   void ask_module();
   std::vector<Remote*> remotes() const;
-  void capture_proc_files();
+  void capture_proc_files(const std::string& status);
   void note_owner(const ProcStatus& status);
 
   SharedCapture& shared_;
@@ -117,7 +118,7 @@ class ProcessCapture {
   std::vector<uint64_t> exit_words_;   // see Snapshot::spare
   std::unique_ptr<Snapshot> snapshot_;
   std::unique_ptr<StoppedProcess> process_;
-  std::vector<std::unique_ptr<Remote>> told_;   // its threads, where the module tells of them
+  std::vector<std::unique_ptr<ToldRemote>> told_;   // its threads, where the module tells of them
   bool told_by_module_ = false;
   uint64_t injected_calls_ = 0;                 // in earlier stops
 };

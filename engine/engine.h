@@ -94,6 +94,9 @@ struct ResumeOptions {
 struct ResumeResult {
   pid_t pid = 0;
   uint64_t total_ns = 0;
+  /// What is not as it was, though it runs: the first control group that could not be had. Empty for nothing.
+  std::string note;
+  std::string with_note(std::string sentence) const { return note.empty() ? sentence : sentence + "; " + note; }
 };
 
 /// Verifies `image` (verify_image without contents is the caller's business where it comes from outside) and resumes

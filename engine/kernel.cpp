@@ -5,6 +5,7 @@
 #include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -16,8 +17,10 @@
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
 #include "engine/kinds/sock_diag.h"
+#include "engine/memory/kernel_abi.h"
 #include "engine/memory/page_scan.h"
 #include "engine/memory/userfault.h"
+#include "engine/module.h"
 #include "engine/module.h"
 #include "engine/process/procfs.h"
 #include "engine/process/tracee.h"
@@ -26,7 +29,6 @@ namespace ckpt {
 namespace {
 
 // Beyond Debian 12's headers (Linux 6.1).
-constexpr uint64_t kUffdWpUnpopulated = 1 << 13, kUffdWpAsync = 1 << 15;
 constexpr int kTimerCreateRestoreIds = 77, kTimerCreateRestoreIdsGet = 2;
 
 bool have_capability(int cap) { return (read_status(::getpid()).cap_effective >> cap & 1) != 0; }
@@ -130,38 +132,42 @@ uint64_t probe_user_space_end() {
   return (at == wanted ? kFiveLevels : kFourLevels) - kPage;
 }
 
+/// Whether fdinfo of an eventfd tells its number and whether it is a semaphore.
+bool probe_eventfd_semaphore() {
+  const UniqueFd fd(::eventfd(0, EFD_CLOEXEC));
+  return fd && read_file(fmt::format("/proc/self/fdinfo/{}", fd.get())).find("eventfd-semaphore:") != std::string::npos;
+}
+
 std::vector<KernelFeature> probe() {
   const uint64_t uffd = userfaultfd_features();
+  const auto offers = [uffd](uint64_t feature) { return (uffd & feature) != 0; };
+  const char* const child = "a copy-on-write child is the snapshot";
   return {
-      {"ptrace", have_capability(CAP_SYS_PTRACE), "3.4",
-       "processes of every user (CAP_SYS_PTRACE); else one's own only"},
-      {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7",
-       "finding touched pages; else pagemap is read, slower"},
-      {"userfaultfd", uffd != 0, "4.3", "short stops and fast resumes (CAP_SYS_PTRACE); else stop and copy"},
-      {"UFFD_FEATURE_PAGEFAULT_FLAG_WP", (uffd & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0, "5.7",
-       "write-protected snapshots; else a copy-on-write child"},
-      {"UFFD_FEATURE_WP_HUGETLBFS_SHMEM", (uffd & UFFD_FEATURE_WP_HUGETLBFS_SHMEM) != 0, "5.19",
-       "write-protection of shared memory; else it is copied in the stop"},
-      {"UFFD_FEATURE_WP_UNPOPULATED", (uffd & kUffdWpUnpopulated) != 0, "6.4",
-       "write-protected snapshots of holes"},
-      {"UFFD_FEATURE_WP_ASYNC", (uffd & kUffdWpAsync) != 0, "6.7", "tracking of written pages"},
-      {"UFFD_USER_MODE_ONLY", probe_user_mode_only(), "5.11", "userfaultfd without privilege"},
-      {"pidfd_getfd", probe_pidfd_getfd(), "5.6", "taking descriptors over from the process; needed"},
-      {"clone3 set_tid", probe_set_tid(), "5.5",
-       "resuming under the old pid (CAP_CHECKPOINT_RESTORE); needed"},
-      {"kcmp", probe_kcmp(), "3.5", "descriptors that share a file description"},
-      {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13",
-       "restartable sequences; needed for glibc 2.35"},
+      {"CAP_SYS_PTRACE", have_capability(CAP_SYS_PTRACE), "2.2", "processes of every user", "one's own processes only"},
+      {"pidfd_getfd", probe_pidfd_getfd(), "5.6", "descriptors of the process", "no checkpoint"},
+      {"kcmp", probe_kcmp(), "3.5", "descriptors that share a file description", "no checkpoint of what may be shared"},
+      {"PTRACE_GET_RSEQ_CONFIGURATION", probe_rseq_configuration(), "5.13", "restartable sequences",
+       "a thread's sequence is forgotten"},
       {"PTRACE_O_SUSPEND_SECCOMP", probe_suspend_seccomp(), "4.3",
-       "processes under seccomp (CAP_SYS_ADMIN, and not under seccomp ourselves); else they are refused"},
-      {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15",
-       "POSIX timers under their old ids; else ids are counted up"},
-      {"unix_diag", probe_unix_diag(), "3.3", "unix sockets; needed for them"},
-      {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again"},
-      {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, command line and exe link of a resumed process"},
-      {"/dev/ckpt", module_serves(), "the module ckpt.ko",
-       "snapshots without a child (engine=kernel), SIGCKPT; root's mounts"},
-      {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)"},
+       "processes under seccomp (CAP_SYS_ADMIN, and not under seccomp ourselves)", "they are refused"},
+      {"userfaultfd", uffd != 0, "4.3", "short stops, fast resumes", "a copy-on-write child, and pages are written one by one"},
+      {"UFFD_FEATURE_PAGEFAULT_FLAG_WP", offers(UFFD_FEATURE_PAGEFAULT_FLAG_WP), "5.7", "snapshots by write-protection",
+       child},
+      {"UFFD_FEATURE_WP_UNPOPULATED", offers(abi::kUffdFeatureWpUnpopulated), "6.4", "write-protection of holes", child},
+      {"UFFD_USER_MODE_ONLY", probe_user_mode_only(), "5.11", "resumes through userfaultfd without privilege",
+       "pages are written by process_vm_writev"},
+      {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7", "finding touched pages, snapshots by write-protection",
+       "pagemap is read, three times slower; " + std::string(child)},
+      {"ckpt module", module_serves(), "6.1", "snapshots by the kernel, ckpt(4)", "userfaultfd or a copy-on-write child"},
+      {"unix_diag", probe_unix_diag(), "3.3", "Unix sockets", "they are refused"},
+      {"eventfd-semaphore", probe_eventfd_semaphore(), "6.5", "eventfds that a process outside has too", "they are refused"},
+      {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)",
+       "they are refused"},
+      {"name_to_handle_at", probe_file_handles(), "2.6.39", "finding renamed files again", "files are found by name only"},
+      {"clone3 set_tid", probe_set_tid(), "5.5", "resuming under the old pid (CAP_CHECKPOINT_RESTORE)", "no resume"},
+      {"PR_SET_MM_MAP", probe_mm_map(), "3.18", "heap, arguments and exe link of a resumed process", "no resume"},
+      {"PR_TIMER_CREATE_RESTORE_IDS", probe_timer_ids(), "6.15", "POSIX timers under their old ids",
+       "timers are made until the id comes"},
   };
 }
 

@@ -13,7 +13,8 @@ struct KernelFeature {
   std::string name;
   bool available = false;
   std::string since;     ///< the Linux version that brought it
-  std::string used_for;  ///< and what happens without it
+  std::string used_for;
+  std::string instead;   ///< what is done, or not to be had, without it
 };
 
 /// The table. The first call probes (about a millisecond; it makes a short-lived child process). Thread-safe.

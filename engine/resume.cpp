@@ -37,6 +37,8 @@ class TreeResume {
 
   /// A failure takes back what has been done outside of the processes.
   pid_t run();
+  /// ResumeResult::note.
+  const std::string& note() const { return note_; }
 
  private:
   pid_t make_all();
@@ -47,6 +49,7 @@ class TreeResume {
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
+  void begin(const ProcessResume& process, Stub& stub, const ProcessResume* maker);
   void lead_session(Stub& stub);
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void take_terminal() const;
@@ -61,6 +64,7 @@ class TreeResume {
   std::map<pid_t, std::unique_ptr<ProcessResume>> processes_;
   std::vector<Relations> family_;    // parents before their children
   std::vector<FamilyStep> steps_;
+  std::string note_;
 };
 
 void TreeResume::read_header() {
@@ -146,8 +150,13 @@ void TreeResume::wait_for_pids() const {
 
 void TreeResume::make(StubTree& tree, const FamilyStep& step) {
   Stub& stub = tree.make(step.pid, {step.by, step.thread, step.sibling, step.exit_signal});
-  const auto found = processes_.find(step.pid);
-  if (found != processes_.end()) found->second->add_threads(stub);
+  const auto found = processes_.find(step.pid), maker = processes_.find(step.by);
+  if (found != processes_.end()) begin(*found->second, stub, maker == processes_.end() ? nullptr : maker->second.get());
+}
+
+void TreeResume::begin(const ProcessResume& process, Stub& stub, const ProcessResume* maker) {
+  const std::string note = process.begin(stub, maker);
+  if (note_.empty() && !note.empty()) note_ = fmt::format("{}: {}", process.pid(), note);
 }
 
 void TreeResume::lead_session(Stub& stub) {
@@ -158,7 +167,7 @@ void TreeResume::lead_session(Stub& stub) {
 
 void TreeResume::make_family(StubTree& tree) {
   using Kind = FamilyStep::Kind;
-  process(shared_.root).add_threads(tree.root());
+  begin(process(shared_.root), tree.root(), nullptr);
   for (const FamilyStep& step : steps_) {
     shared_.check_cancel();
     switch (step.kind) {
@@ -189,6 +198,7 @@ pid_t TreeResume::run() {
   } catch (...) {
     shared_.tables.clear();
     shared_.objects.clear();
+    shared_.kept.clear();
     for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
   }
@@ -222,6 +232,7 @@ pid_t TreeResume::make_all() {
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.restore_state(stub); });
   // Ends of pipes that only we hold any more must not be missed, nor waited for, by who reads the others.
   shared_.objects.clear();
+  shared_.kept.clear();
   tree.root().hand_over();
   take_terminal();
   for (Stub* stub : stubs) process(stub->pid()).make_ready(*stub);
@@ -241,7 +252,14 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
     try {
-      result.pid = TreeResume(image, caller, options).run();
+      TreeResume tree(image, caller, options);
+      result.pid = tree.run();
+      result.note = tree.note();
+    } catch (const Error& e) {
+      // Some tell of a pid, a thread or a call only.
+      const std::string name = image.describe();
+      const std::string whole = e.sentence().starts_with(name) ? e.sentence() : name + ": " + e.sentence();
+      error = std::make_exception_ptr(Error(e.err(), whole, e.where()));
     } catch (...) {
       error = std::current_exception();
     }

@@ -7,7 +7,9 @@
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
+#include "engine/kinds/cgroup.h"
 #include "engine/kinds/credentials.h"
+#include "engine/kinds/keyring.h"
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/pty.h"
 #include "engine/kinds/scheduling.h"
@@ -35,6 +37,7 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.pid = pid;
   ctx_.objects = &shared.objects;
   ctx_.tables = &shared.tables;
+  ctx_.kept = &shared.kept;
   ctx_.undo = &shared.undo;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;
@@ -62,6 +65,7 @@ void ProcessResume::read_threads() {
     const std::string path = fmt::format("{}/{}", dir, tid);
     const Record record = Record::parse(shared_.image.read(path), shared_.where + ": " + path);
     check_may_resume(ctx_.caller, record);
+    if (tid == ctx_.pid) leader_ = record;
     threads_.emplace(tid, PlannedThread{parse_registers(shared_.image, ctx_.prefix, tid), recorded_signal_mask(record)});
   }
 }
@@ -85,10 +89,15 @@ void ProcessResume::open_files() {
   shared_.tables.emplace(ctx_.pid, std::move(fds));
 }
 
-void ProcessResume::add_threads(Stub& stub) const {
+std::string ProcessResume::begin(Stub& stub, const ProcessResume* maker) const {
+  std::string note = restore_cgroups(ctx_);
+  std::optional<std::string> inherited;
+  if (maker != nullptr) inherited = recorded_session_keyring(maker->leader_);
+  make_session_keyring(stub.leader(), leader_, inherited);
   for (const auto& [tid, planned] : threads_) {
     if (tid != ctx_.pid) stub.add_thread(tid);
   }
+  return note;
 }
 
 void ProcessResume::open_channel(Stub& stub, int number, size_t spare) {

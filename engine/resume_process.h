@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -29,6 +30,7 @@ struct SharedResume {
   std::set<pid_t> pids;                                           ///< of all processes, zombies too
   std::map<std::string, UniqueFd> objects;                        ///< see RestoreContext
   std::map<pid_t, RestoredFds> tables;                            ///< see RestoreContext
+  std::vector<std::shared_ptr<void>> kept;                        ///< see RestoreContext
   std::vector<std::function<void()>> undo;                        ///< see RestoreContext
 
   /// Throws Error(EINTR).
@@ -51,8 +53,9 @@ class ProcessResume {
   /// Opens and makes everything that comes from outside, with the rights of the calling thread. The root process takes
   /// the descriptors of ResumeOptions::inherit.
   void open_files();
-  /// The threads beside the main one, stopped.
-  void add_threads(Stub& stub) const;
+  /// First of all what threads and children inherit, `maker` being the process that this one is a copy of, null for us.
+  /// Then the threads beside the main one, stopped. Returns what cannot be had, as restore_cgroups().
+  std::string begin(Stub& stub, const ProcessResume* maker) const;
   /// A session of its own, with its controlling terminal. Before those are made who are born into it.
   void lead_session(Stub& stub);
   /// What of the descriptors is made with calls of the process.
@@ -86,6 +89,7 @@ class ProcessResume {
   RestoreContext ctx_;
   std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
+  Record leader_;                        // threads/PID
   Layout layout_;
   UniqueFd root_;
   std::optional<LayoutFiles> files_;

@@ -87,6 +87,10 @@ struct ckpt_thread {
 	__u64 xfeatures_permitted;	/* ARCH_GET_XCOMP_PERM, with those of the kernel itself */
 	__u32 securebits;
 	__s32 speculation[CKPT_SPECULATIONS];	/* as PR_GET_SPECULATION_CTRL answers, a negated errno too */
+	__s32 thread_keyring;	/* serial numbers, keyctl(2); 0 for none; a negated errno for one that is revoked or expired */
+	__s32 process_keyring;
+	__s32 session_keyring;	/* 0 too for its user's, which one without gets at the first access */
+	__u32 reserved;
 };
 #define CKPT_THREAD_NO_TSC	0x1	/* PR_SET_TSC */
 #define CKPT_THREAD_NO_CPUID	0x2	/* ARCH_SET_CPUID */
@@ -120,12 +124,14 @@ struct ckpt_process {
 	__u32 capacity;
 	__u32 count;		/* out */
 	__u32 dumpable;		/* PR_GET_DUMPABLE */
-	__u32 reserved;
+	__u32 protection_keys;	/* pkeys(7) that are allocated, a bit each */
 	struct ckpt_timer_value intervals[3];	/* setitimer(2): ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF */
 	struct ckpt_action actions[64];		/* of signals 1 to 64 */
 };
 #define CKPT_PROCESS_SUBREAPER		0x1
 #define CKPT_PROCESS_THP_DISABLED	0x2
+#define CKPT_PROCESS_LOCK_FUTURE	0x4	/* mlockall(2) */
+#define CKPT_PROCESS_LOCK_ON_FAULT	0x8
 #define CKPT_IOC_PROCESS _IOWR(0xCC, 4, struct ckpt_process)
 
 #endif

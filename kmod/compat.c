@@ -54,3 +54,36 @@ int ckpt_compat_init(void)
 	}
 	return error;
 }
+
+static void notrace enter_hook(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *ops, struct ftrace_regs *regs)
+{
+	ftrace_instruction_pointer_set(regs, (unsigned long)container_of(ops, struct ckpt_hook, ops)->replacement);
+}
+
+int ckpt_hook(struct ckpt_hook *hook)
+{
+	/* A function begins with what is to become a call of ftrace; behind that stands all of it. */
+	char *const entry = look_up(hook->symbol);
+	int error;
+
+	if (!entry)
+		return -ENOENT;
+	hook->original = entry + MCOUNT_INSN_SIZE;
+	hook->ops.func = enter_hook;
+	/* Permanent: kernel.ftrace_enabled cannot be set to 0 meanwhile. */
+	hook->ops.flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT;
+	error = ftrace_set_filter_ip(&hook->ops, (unsigned long)entry, 0, 0);
+	if (!error)
+		error = register_ftrace_function(&hook->ops);
+	if (error)
+		pr_err("%s cannot be hooked: error %d\n", hook->symbol, -error);
+	return error;
+}
+
+void ckpt_unhook(struct ckpt_hook *hook)
+{
+	unregister_ftrace_function(&hook->ops);
+	ftrace_free_filter(&hook->ops);
+	/* Whoever is in the replacement holds a spin lock with interrupts off. */
+	synchronize_rcu();
+}

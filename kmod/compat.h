@@ -6,6 +6,7 @@
 #ifndef CKPT_COMPAT_H
 #define CKPT_COMPAT_H
 
+#include <linux/ftrace.h>
 #include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
@@ -58,25 +59,26 @@ int ckpt_compat_init(void);
 
 /* Where a signal has been queued and a thread is chosen for it (kernel/signal.c), the siglock being held. */
 #define CKPT_COMPLETE_SIGNAL "complete_signal"
-static inline int ckpt_complete_signal_number(struct pt_regs *regs)
-{
-	return (int)regs->di;
-}
-static inline struct task_struct *ckpt_complete_signal_task(struct pt_regs *regs)
-{
-	return (struct task_struct *)regs->si;
-}
+typedef void ckpt_complete_signal_t(int sig, struct task_struct *task, enum pid_type type);
 
-/* Where the current thread takes a signal off its queues, the siglock being held. */
+/*
+ * Where a signal is taken off the queues of a task, the siglock being held: for delivery to the current task where `mask` is
+ * what it blocks; sigwaitinfo(2), signalfd(2) and others have a mask of their own. Linux 6.12 has no `task`.
+ */
 #define CKPT_DEQUEUE_SIGNAL "dequeue_signal"
-static inline bool ckpt_dequeue_is_delivery(struct pt_regs *regs)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
-	return (const sigset_t *)regs->di == &current->blocked;
-#else
-	/* sigwaitinfo, signalfd and others pass a mask of their own. */
-	return (struct task_struct *)regs->di == current && (const sigset_t *)regs->si == &current->blocked;
-#endif
-}
+typedef int ckpt_dequeue_signal_t(struct task_struct *task, sigset_t *mask, kernel_siginfo_t *info, enum pid_type *type);
+
+/* A function of the kernel that one of ours, of the same type, stands in for. */
+struct ckpt_hook {
+	const char *symbol;
+	void *replacement;
+	void *original;		/* the function itself: set by ckpt_hook() */
+	struct ftrace_ops ops;
+};
+
+/* From now on `replacement` is called. An error, with a sentence in the log, where that cannot be had. */
+int ckpt_hook(struct ckpt_hook *hook);
+/* When it returns the replacement is neither called nor running. */
+void ckpt_unhook(struct ckpt_hook *hook);
 
 #endif

@@ -3,11 +3,13 @@
 #include <linux/capability.h>
 #include <linux/cred.h>
 #include <linux/hrtimer.h>
+#include <linux/key.h>
 #include <linux/pid.h>
 #include <linux/posix-timers.h>
 #include <linux/sched/coredump.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/pkeys.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -51,6 +53,31 @@ static int get_subject(struct subject *subject, pid_t number, enum pid_type type
 
 /* ---- a thread ---- */
 
+static s32 keyring_id(struct key *keyring)
+{
+	const int error = keyring ? key_validate(keyring) : 0;
+
+	return !keyring ? 0 : error ? error : key_serial(keyring);
+}
+
+/* Named so by security/keys/process_keys.c. */
+static bool is_users(const struct key *keyring)
+{
+	return keyring && test_bit(KEY_FLAG_UID_KEYRING, &keyring->flags) && strstarts(keyring->description, "_uid_ses.");
+}
+
+/* Where the kernel has keys; under RCU. */
+static void describe_keyrings(const struct cred *cred, struct ckpt_thread *out)
+{
+#ifdef CONFIG_KEYS
+	out->thread_keyring = keyring_id(cred->thread_keyring);
+	out->process_keyring = keyring_id(cred->process_keyring);
+	out->session_keyring = is_users(cred->session_keyring) ? 0 : keyring_id(cred->session_keyring);
+#else
+	out->thread_keyring = out->process_keyring = out->session_keyring = -ENOSYS;
+#endif
+}
+
 static void describe_thread(struct task_struct *task, struct ckpt_thread *out)
 {
 	struct thread_info *info = task_thread_info(task);
@@ -65,6 +92,7 @@ static void describe_thread(struct task_struct *task, struct ckpt_thread *out)
 	out->xfeatures_permitted = READ_ONCE(task->group_leader->thread.fpu.perm.__state_perm);
 	rcu_read_lock();
 	out->securebits = __task_cred(task)->securebits;
+	describe_keyrings(__task_cred(task), out);
 	rcu_read_unlock();
 	if (test_ti_thread_flag(info, TIF_NOTSC))
 		out->flags |= CKPT_THREAD_NO_TSC;
@@ -164,12 +192,19 @@ static int describe_process(struct subject *subject, struct ckpt_process *out, s
 	struct mm_struct *mm = subject->mm;
 	struct sighand_struct *sighand;
 	unsigned long flags;
-	int error;
+	int error, i;
 
 	out->brk = READ_ONCE(mm->brk);
 	out->dumpable = get_dumpable(mm);
 	if (test_bit(MMF_DISABLE_THP, &mm->flags))
 		out->flags |= CKPT_PROCESS_THP_DISABLED;
+	if (READ_ONCE(mm->def_flags) & VM_LOCKED)
+		out->flags |= CKPT_PROCESS_LOCK_FUTURE;
+	if (READ_ONCE(mm->def_flags) & VM_LOCKONFAULT)
+		out->flags |= CKPT_PROCESS_LOCK_ON_FAULT;
+	for (i = 0; i < arch_max_pkey(); i++)
+		if (mm_pkey_is_allocated(mm, i))
+			out->protection_keys |= 1u << i;
 	sighand = ckpt_lock_task_sighand(subject->task, &flags);
 	if (!sighand)
 		return -ESRCH;

@@ -8,7 +8,6 @@
  * the signal off its queue: there it is told that there was none, and the process is checkpointed on its way back to
  * user mode.
  */
-#include <linux/cpumask.h>
 #include <linux/cred.h>
 #include <linux/module.h>
 #include <linux/rcupdate.h>
@@ -87,38 +86,23 @@ void ckpt_end_process(struct pid *pid, int sig)
 
 /* ---- the sender's side ---- */
 
-struct sender {
+static ckpt_complete_signal_t complete_signal_for_us;
+static struct ckpt_hook complete_hook = { .symbol = CKPT_COMPLETE_SIGNAL, .replacement = complete_signal_for_us };
+
+static void complete_signal_for_us(int sig, struct task_struct *task, enum pid_type type)
+{
+	ckpt_complete_signal_t *const original = complete_hook.original;
 	struct k_sigaction *action;
-};
 
-static int before_complete(struct kretprobe_instance *instance, struct pt_regs *regs)
-{
-	struct sender *sender = (struct sender *)instance->data;
-	const int sig = ckpt_complete_signal_number(regs);
-	struct task_struct *task;
-
-	if (!is_ours(sig))
-		return 1;
-	task = ckpt_complete_signal_task(regs);
-	if (!has_default_action(task, sig) || (task->flags & PF_KTHREAD) || is_ending(task))
-		return 1;
-	sender->action = &task->sighand->action[sig - 1];
-	sender->action->sa.sa_handler = SIG_IGN;
-	return 0;
+	if (likely(!is_ours(sig)) || !has_default_action(task, sig) || (task->flags & PF_KTHREAD) || is_ending(task)) {
+		original(sig, task, type);
+		return;
+	}
+	action = &task->sighand->action[sig - 1];
+	action->sa.sa_handler = SIG_IGN;
+	original(sig, task, type);
+	action->sa.sa_handler = SIG_DFL;
 }
-
-static int after_complete(struct kretprobe_instance *instance, struct pt_regs *regs)
-{
-	((struct sender *)instance->data)->action->sa.sa_handler = SIG_DFL;
-	return 0;
-}
-
-static struct kretprobe complete_probe = {
-	.kp.symbol_name = CKPT_COMPLETE_SIGNAL,
-	.entry_handler = before_complete,
-	.handler = after_complete,
-	.data_size = sizeof(struct sender),
-};
 
 /* ---- the receiver's side ---- */
 
@@ -168,32 +152,13 @@ static void take_action(struct callback_head *head)
 	module_put(THIS_MODULE);
 }
 
-static bool is_pending(int sig)
+static void plan_action(int sig)
 {
-	return sigismember(&current->pending.signal, sig) || sigismember(&current->signal->shared_pending.signal, sig);
-}
+	struct action_work *work = kzalloc(sizeof(*work), GFP_ATOMIC);
 
-static int before_dequeue(struct kretprobe_instance *instance, struct pt_regs *regs)
-{
-	/* Every other signal is spared the way back through the probe. */
-	if (!is_pending(sigckpt) && !is_pending(sigckptexit))
-		return 1;
-	return ckpt_dequeue_is_delivery(regs) ? 0 : 1;
-}
-
-static int after_dequeue(struct kretprobe_instance *instance, struct pt_regs *regs)
-{
-	const int sig = (int)regs_return_value(regs);
-	struct action_work *work;
-
-	if (!is_ours(sig) || !has_default_action(current, sig) || is_ending(current))
-		return 0;
-	/* Whatever fails from here on: it is never the end of the process. */
-	regs_set_return_value(regs, 0);
-	work = kzalloc(sizeof(*work), GFP_ATOMIC);
 	if (!work || !try_module_get(THIS_MODULE)) {
 		kfree(work);
-		return 0;
+		return;
 	}
 	work->sig = sig;
 	init_task_work(&work->head, take_action);
@@ -201,47 +166,48 @@ static int after_dequeue(struct kretprobe_instance *instance, struct pt_regs *re
 		kfree(work);
 		module_put(THIS_MODULE);
 	}
+}
+
+static ckpt_dequeue_signal_t dequeue_signal_for_us;
+static struct ckpt_hook dequeue_hook = { .symbol = CKPT_DEQUEUE_SIGNAL, .replacement = dequeue_signal_for_us };
+
+static int dequeue_signal_for_us(struct task_struct *task, sigset_t *mask, kernel_siginfo_t *info, enum pid_type *type)
+{
+	ckpt_dequeue_signal_t *const original = dequeue_hook.original;
+	const int sig = original(task, mask, info, type);
+
+	if (likely(!is_ours(sig)) || task != current || mask != &current->blocked || !has_default_action(current, sig) ||
+	    is_ending(current))
+		return sig;
+	/* Whatever fails: it is never the end of the process. */
+	plan_action(sig);
 	return 0;
 }
 
-static struct kretprobe dequeue_probe = {
-	.kp.symbol_name = CKPT_DEQUEUE_SIGNAL,
-	.entry_handler = before_dequeue,
-	.handler = after_dequeue,
-};
-
 int ckpt_signals_init(void)
 {
-	struct kretprobe *probes[] = { &complete_probe, &dequeue_probe };
-	int i, error;
+	int error;
 
 	if (sigckpt < 34 || sigckpt > SIGRTMAX || sigckptexit < 34 || sigckptexit > SIGRTMAX || sigckpt == sigckptexit) {
 		pr_err("sigckpt and sigckptexit must be two real-time signals from 34 to %d\n", SIGRTMAX);
 		return -EINVAL;
 	}
-	for (i = 0; i < 2; i++) {
-		/* The receiver's side must be there before the sender's lets a signal live. */
-		struct kretprobe *probe = probes[1 - i];
-
-		/* One that is missed ends the process. Both functions run under a spin lock, so at most one a CPU. */
-		probe->maxactive = 2 * num_possible_cpus() + 16;
-		error = register_kretprobe(probe);
-		if (error) {
-			pr_err("%s cannot be probed: error %d\n", probe->kp.symbol_name, -error);
-			if (i == 1)
-				unregister_kretprobe(&dequeue_probe);
-			return error;
-		}
-	}
-	return 0;
+	/* The receiver's side must be there before the sender's lets a signal live. */
+	error = ckpt_hook(&dequeue_hook);
+	if (error)
+		return error;
+	error = ckpt_hook(&complete_hook);
+	if (error)
+		ckpt_unhook(&dequeue_hook);
+	return error;
 }
 
 void ckpt_signals_exit(void)
 {
 	struct ending *ending, *next;
 
-	unregister_kretprobe(&complete_probe);
-	unregister_kretprobe(&dequeue_probe);
+	ckpt_unhook(&complete_hook);
+	ckpt_unhook(&dequeue_hook);
 	/* The last work may still be on its way out of our text. */
 	synchronize_rcu_tasks();
 	list_for_each_entry_safe(ending, next, &endings, link) {

@@ -54,14 +54,6 @@ const std::vector<uint64_t>& controllable_misfeatures() {
   return controllable;
 }
 
-/// The state where a program has chosen it and it protects: flushing the cache does when on, the others when off.
-uint64_t chosen_protection(Remote& thread, uint64_t which) {
-  const long state = thread.syscall(SYS_prctl, PR_GET_SPECULATION_CTRL, which, 0, 0, 0);
-  if (state < 0 || (state & PR_SPEC_PRCTL) == 0) return 0;
-  const bool enabled = (state & PR_SPEC_ENABLE) != 0;
-  return enabled == (which == PR_SPEC_L1D_FLUSH) ? static_cast<uint64_t>(state) & ~uint64_t{PR_SPEC_PRCTL} : 0;
-}
-
 void restore_speculation(Remote& thread, const Record& record, const std::string& line) {
   const auto words = record.numbers(line, 2);
   const long now = thread.syscall(SYS_prctl, PR_GET_SPECULATION_CTRL, words[0], 0, 0, 0);
@@ -71,6 +63,22 @@ void restore_speculation(Remote& thread, const Record& record, const std::string
   if (result >= 0) return;
   fail(ENOEXEC, "{}: speculation {} cannot be given the state {} on this machine: {}", record.where(), words[0],
        words[1], errno_text(static_cast<int>(-result)));
+}
+
+constexpr Question kPermission{
+    "arch_prctl(ARCH_GET_XCOMP_PERM)", SYS_arch_prctl, {kGetPermitted, Question::kAnswer}, sizeof(uint64_t)};
+constexpr Question kTsc{"prctl(PR_GET_TSC)", SYS_prctl, {PR_GET_TSC, Question::kAnswer}, sizeof(int)};
+constexpr Question kCpuid{"arch_prctl(ARCH_GET_CPUID)", SYS_arch_prctl, {kGetCpuid}};
+Question speculation(uint64_t which) {
+  return {"prctl(PR_GET_SPECULATION_CTRL)", SYS_prctl, {PR_GET_SPECULATION_CTRL, which}};
+}
+
+/// The state where a program has chosen it and it protects: flushing the cache does when on, the others when off.
+uint64_t chosen_protection(const Questions& answers, uint64_t which) {
+  const long state = answers.result(speculation(which));
+  if (state < 0 || (state & PR_SPEC_PRCTL) == 0) return 0;
+  const bool enabled = (state & PR_SPEC_ENABLE) != 0;
+  return enabled == (which == PR_SPEC_L1D_FLUSH) ? static_cast<uint64_t>(state) & ~uint64_t{PR_SPEC_PRCTL} : 0;
 }
 
 }  // namespace
@@ -85,20 +93,24 @@ void refuse_cpu_features(pid_t pid, int proc_dir) {
   }
 }
 
-void capture_cpu_features(const CaptureContext& ctx, Remote& thread, Record& out) {
-  const RemotePtr at = thread.scratch();
+void ask_cpu_features(Questions& questions) {
+  if (dynamic_features() != 0) questions.ask(kPermission);
+  questions.ask(kTsc);
+  if (can_deny_cpuid()) questions.ask(kCpuid);
+  for (const uint64_t which : controllable_misfeatures()) questions.ask(speculation(which));
+}
+
+void capture_cpu_features(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out) {
   if (dynamic_features() != 0) {
-    thread.call("arch_prctl(ARCH_GET_XCOMP_PERM)", SYS_arch_prctl, kGetPermitted, at.addr);
-    const uint64_t permitted = thread.get<uint64_t>(at) & dynamic_features();
+    const uint64_t permitted = answers.answer<uint64_t>(kPermission) & dynamic_features();
     for (const unsigned bit : kDynamicFeatures) {
       if ((permitted >> bit & 1) != 0) out.add("cpu_permission", bit);
     }
   }
-  thread.call("prctl(PR_GET_TSC)", SYS_prctl, PR_GET_TSC, at.addr, 0, 0, 0);
-  if (thread.get<int>(at) == PR_TSC_SIGSEGV) out.add("tsc", 0);
-  if (can_deny_cpuid() && thread.syscall(SYS_arch_prctl, kGetCpuid, 0) == 0) out.add("cpuid", 0);
+  if (answers.answer<int>(kTsc) == PR_TSC_SIGSEGV) out.add("tsc", 0);
+  if (can_deny_cpuid() && answers.result(kCpuid) == 0) out.add("cpuid", 0);
   for (const uint64_t which : controllable_misfeatures()) {
-    if (const uint64_t state = chosen_protection(thread, which)) out.add("speculation", fmt::format("{} {}", which, state));
+    if (const uint64_t state = chosen_protection(answers, which)) out.add("speculation", fmt::format("{} {}", which, state));
   }
   // Not from PR_GET_IO_FLUSHER, which wants CAP_SYS_RESOURCE.
   if ((task_flags(ctx.proc_dir, thread.tid()) & kIoFlusher) == kIoFlusher) out.add("io_flusher", 1);

@@ -14,7 +14,8 @@ namespace ckpt {
 /// Throws Error(EOPNOTSUPP) where one of the process's threads has what is not kept: a core scheduling cookie.
 void refuse_cpu_features(pid_t pid, int proc_dir);
 
-void capture_cpu_features(const CaptureContext& ctx, Remote& thread, Record& out);
+void ask_cpu_features(Questions& questions);
+void capture_cpu_features(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 /// Errors: ENOEXEC where this machine does not have what the thread relies on, EPERM where only root may give it.
 void restore_cpu_features(const RestoreContext& ctx, Remote& thread, const Record& record);
 

@@ -66,9 +66,11 @@ Credentials parse_record(const Record& record) {
   return c;
 }
 
+constexpr Question kSecurebits{"prctl(PR_GET_SECUREBITS)", SYS_prctl, {PR_GET_SECUREBITS}};
+
 std::string status_path(const Remote& thread) { return fmt::format("/proc/{}/task/{}/status", thread.pid(), thread.tid()); }
 
-Credentials of_thread(Remote& thread, const std::string& text) {
+Credentials of_thread(const Remote& thread, const std::string& text, long securebits) {
   const std::string path = status_path(thread);
   const auto caps = [&](std::string_view name) { return parse_u64("0x" + status_field(text, name)).value_or(0); };
   Credentials c;
@@ -81,8 +83,12 @@ Credentials of_thread(Remote& thread, const std::string& text) {
   c.bounding = caps("CapBnd");
   c.ambient = caps("CapAmb");
   c.no_new_privs = status_field(text, "NoNewPrivs") == "1";
-  c.securebits = static_cast<uint64_t>(thread.call("prctl(PR_GET_SECUREBITS)", SYS_prctl, PR_GET_SECUREBITS));
+  c.securebits = static_cast<uint64_t>(securebits);
   return c;
+}
+
+Credentials of_thread(Remote& thread) {
+  return of_thread(thread, read_file(status_path(thread)), thread.call(kSecurebits.name, kSecurebits.nr, kSecurebits.args[0]));
 }
 
 std::string join(const auto& ids) { return fmt::format("{}", fmt::join(ids, " ")); }
@@ -137,6 +143,9 @@ void check_confinement(const Caller& caller, const Credentials& want, const std:
     fail(EPERM, "{}: its capability bounding set is above the caller's", where);
   }
   if (caller.seccomp) fail(EPERM, "{}: the caller runs under seccomp, and the process would not", where);
+  if (!caller.label.empty()) {
+    fail(EPERM, "{}: the caller has the security label '{}', and the process would have ours", where, escape(caller.label));
+  }
   if (!caller.other_namespace.empty()) {
     fail(EPERM, "{}: the caller is in another {} namespace, and the process would be in ours", where,
          caller.other_namespace);
@@ -145,9 +154,11 @@ void check_confinement(const Caller& caller, const Credentials& want, const std:
 
 }  // namespace
 
-void capture_credentials(const CaptureContext& ctx, Remote& thread, Record& out) {
+void ask_credentials(Questions& questions) { questions.ask(kSecurebits); }
+
+void capture_credentials(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out) {
   const std::string status = read_file(status_path(thread));
-  const Credentials c = of_thread(thread, status);
+  const Credentials c = of_thread(thread, status, answers.good_result(kSecurebits));
   out.add("uid", join(c.uid));
   out.add("gid", join(c.gid));
   if (!c.groups.empty()) out.add("groups", join(c.groups));
@@ -165,7 +176,7 @@ void restore_credentials(const RestoreContext& ctx, Remote& thread, const Record
   check_may_resume(ctx.caller, record);
   const Credentials want = parse_record(record);
   restore_seccomp(ctx, thread, record);
-  const Credentials have = of_thread(thread, read_file(status_path(thread)));
+  const Credentials have = of_thread(thread);
   if (have == want) return;
   drop_bounding(thread, have.bounding, want.bounding);
   // Capabilities must survive the change of uids until they are set to what they were; the image's own securebits
@@ -186,7 +197,7 @@ void restore_credentials(const RestoreContext& ctx, Remote& thread, const Record
     }
   }
   if (want.no_new_privs) thread.call("prctl(PR_SET_NO_NEW_PRIVS)", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  if (!(of_thread(thread, read_file(status_path(thread))) == want)) {
+  if (!(of_thread(thread) == want)) {
     fail(EPERM, "{}: the credentials of the image cannot be given to it here", record.where());
   }
 }

@@ -15,7 +15,8 @@
 
 namespace ckpt {
 
-void capture_credentials(const CaptureContext& ctx, Remote& thread, Record& out);
+void ask_credentials(Questions& questions);
+void capture_credentials(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 void restore_credentials(const RestoreContext& ctx, Remote& thread, const Record& record);
 
 /// Throws Error(EPERM) that names the field unless every credential in the record is `caller`'s own: all uids and gids,

@@ -39,6 +39,7 @@ void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds, TreeDescript
 
 void throw_refusal(const CaptureContext& ctx, const OpenFd& fd) {
   if (auto why = kind_of(fd).refuse(ctx, fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
+  if (auto why = refuse_locks(fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
 }
 
 Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
@@ -65,7 +66,7 @@ Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
   throw_refusal(ctx, fd);
   kind.capture(ctx, fd, out);
   capture_locks(ctx, fd, out);
-  if (kind.has_owner()) capture_owner(ctx, fd, out);
+  if (kind.has_owner() || has_lease(out)) capture_owner(ctx, fd, out);
   return out;
 }
 
@@ -170,6 +171,25 @@ bool CaptureContext::has_thread(pid_t tid) const {
 
 std::string RestoreContext::prefix_of(pid_t other) const {
   return process_prefix(other, root != 0 ? root : pid);
+}
+
+bool RestoreContext::has_thread(pid_t tid) const {
+  if (image->has(fmt::format("{}threads/{}", prefix, tid))) return true;
+  return pids != nullptr && std::ranges::any_of(*pids, [&](pid_t process) {
+           return image->has(fmt::format("{}threads/{}", prefix_of(process), tid));
+         });
+}
+
+void RestoreContext::place(int local, int fd, bool cloexec, Remote& process) const {
+  const auto given = static_cast<uint64_t>(give(local));
+  process.call("dup3", SYS_dup3, given, static_cast<uint64_t>(fd), cloexec ? O_CLOEXEC : 0);
+  process.call("close", SYS_close, given);
+}
+
+UniqueFd placeholder(const std::string& where) {
+  UniqueFd fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!fd) fail_errno("{}: /dev/null", where);
+  return fd;
 }
 
 UniqueFd CaptureContext::take(int fd) const {
@@ -368,9 +388,7 @@ void take_from_owner(const RestoreContext& ctx, const RestoredFd& fd, Remote& le
   const UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, fd.shares_pid, 0)));
   const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), fd.shares, 0)));
   if (!local) fail_errno("{}: taking {} of process {}", fd.record.where(), fd.shares, fd.shares_pid);
-  const auto given = static_cast<uint64_t>(ctx.give(local.get()));
-  leader.call("dup3", SYS_dup3, given, static_cast<uint64_t>(fd.fd), fd.cloexec ? O_CLOEXEC : 0);
-  leader.call("close", SYS_close, given);
+  ctx.place(local.get(), fd.fd, fd.cloexec, leader);
 }
 
 }  // namespace
@@ -397,7 +415,7 @@ void finish_descriptors(const RestoreContext& ctx, const RestoredFds& fds, Remot
     if (fd.shared) continue;
     const DescriptorKind& kind = kind_named(fd.record.get("type"), fd.record.where());
     if (!fd.made_in_process) kind.finish(ctx, fd.record, fd.fd, leader);
-    if (kind.has_owner()) finish_owner(ctx, fd.record, fd.fd, leader);
+    if (kind.has_owner() || has_lease(fd.record)) finish_owner(ctx, fd.record, fd.fd, leader);
   }
 }
 

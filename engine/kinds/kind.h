@@ -55,6 +55,7 @@ struct CaptureContext {
   int proc_dir = -1;             ///< open directory /proc/PID
   int pid_fd = -1;
   std::string prefix;            ///< of this process in the image
+  std::string status;            ///< text of /proc/PID/status as of the stop
   std::string root;              ///< its root directory as the link in /proc says; empty where nobody has asked yet
   ImageSink* image = nullptr;
   Remote* leader = nullptr;      ///< system calls in the main thread
@@ -62,6 +63,8 @@ struct CaptureContext {
   std::map<std::string, std::string>* objects = nullptr;
   /// Work for after the process goes on (copying a large deleted file from our own descriptor, say).
   std::vector<std::function<void()>>* later = nullptr;
+  /// lock_future of memory_marks.h, where it is known already.
+  std::optional<uint64_t> future_lock;
   /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
   uint64_t* later_bytes = nullptr;
   bool memory = true;            ///< false: no content of memory is wanted, only what describes it
@@ -148,11 +151,17 @@ struct RestoreContext {
   Remote* leader = nullptr;
   /// Set for complete() only: our own descriptor of the file of fds/N of a process, -1 where the image has no such file.
   std::function<int(pid_t pid, int fd)> file_of;
+  /// What must live until the processes run, and not longer (an attachment that keeps a segment of shared memory).
+  std::vector<std::shared_ptr<void>>* kept = nullptr;
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
 
   bool has_process(pid_t other) const { return other == pid || (pids != nullptr && pids->contains(other)); }
+  /// Whether the image has a thread of this id, in any of its processes.
+  bool has_thread(pid_t tid) const;
+  /// Puts a duplicate of a local descriptor at number `fd` of the process (complete() and finish() only).
+  void place(int local, int fd, bool cloexec, Remote& process) const;
   /// Where the files of a process of the image are.
   std::string prefix_of(pid_t other) const;
 };
@@ -189,6 +198,9 @@ class DescriptorKind {
   /// Whether fcntl(F_SETOWN, F_SETSIG, O_ASYNC) means anything for it.
   virtual bool has_owner() const { return false; }
 };
+
+/// What restore() returns for a kind that is made in the process. `where` for messages.
+UniqueFd placeholder(const std::string& where);
 
 /// Every kind, in the order they are asked. The last one matches everything and refuses it by name.
 const std::vector<const DescriptorKind*>& descriptor_kinds();

@@ -6,10 +6,13 @@
 #include "engine/kinds/eventfd.h"
 #include "engine/kinds/fifo.h"
 #include "engine/kinds/file.h"
+#include "engine/kinds/inet_socket.h"
 #include "engine/kinds/inotify.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/mqueue.h"
 #include "engine/kinds/other.h"
 #include "engine/kinds/path_fd.h"
+#include "engine/kinds/pidfd.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/pty.h"
 #include "engine/kinds/self_fd.h"
@@ -25,6 +28,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
   static const std::vector<const DescriptorKind*> kinds = {
       &path_kind(),  // before all others: an O_PATH descriptor may be of any type of file
       &proc_kind(),  // before regular files and directories
+      &mqueue_kind(),  // before all regular files, deleted ones too
       &memfd_kind(),
       &deleted_kind(),
       &file_kind(),
@@ -34,6 +38,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &ptmx_kind(),
       &tty_kind(),
       &unix_socket_kind(),
+      &inet_socket_kind(),  // every other socket
       &chardev_kind(),
       &eventfd_kind(),
       &timerfd_kind(),

@@ -4,6 +4,8 @@
 #include <sys/file.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "engine/base/error.h"
 
 namespace ckpt {
@@ -11,7 +13,7 @@ namespace ckpt {
 namespace {
 
 struct Lock {
-  std::string kind;   // flock, ofd, posix
+  std::string kind;   // flock, ofd, posix, lease
   bool write = false;
   uint64_t start = 0, last = UINT64_MAX;  // UINT64_MAX: to the end of the file
 };
@@ -24,8 +26,9 @@ Lock parse_lock(const std::string& text, const std::string& where) {
   lock.kind = words[0];
   lock.write = words[1] == "write";
   if (!lock.write && words[1] != "read") malformed();
-  if (lock.kind != "flock" && lock.kind != "ofd" && lock.kind != "posix") malformed();
-  if ((lock.kind == "flock") != (words.size() == 2)) malformed();
+  const bool whole_file = lock.kind == "flock" || lock.kind == "lease";
+  if (!whole_file && lock.kind != "ofd" && lock.kind != "posix") malformed();
+  if (whole_file != (words.size() == 2)) malformed();
   if (words.size() == 2) return lock;
   const auto start = parse_u64(words[2]);
   const auto last = words[3] == "eof" ? std::optional<uint64_t>(UINT64_MAX) : parse_u64(words[3]);
@@ -46,6 +49,9 @@ struct flock to_flock(const Lock& lock) {
 }
 
 [[noreturn]] void fail_lock(int err, const Record& record, const std::string& text) {
+  if (err == EWOULDBLOCK && text.starts_with("lease")) {
+    fail(EAGAIN, "{}: '{}': another process has the file open", record.where(), text);
+  }
   if (err == EACCES || err == EWOULDBLOCK) {
     fail(EAGAIN, "{}: the lock '{}' is held by another process", record.where(), text);
   }
@@ -62,27 +68,48 @@ void capture_process_locks(const CaptureContext& ctx, const OpenFd& fd, Record& 
   }
 }
 
+std::optional<std::string> refuse_locks(const OpenFd& fd) {
+  constexpr std::string_view kTypes[] = {"FLOCK", "OFDLCK", "POSIX", "LEASE"};
+  for (const std::string& line : fd.info_lines("lock")) {
+    const auto words = split_words(line);
+    if (words.size() < 8) return fmt::format("the lock '{}' is not understood", line);
+    if (std::ranges::find(kTypes, words[1]) == std::end(kTypes)) {
+      return fmt::format("a lock of the type {} ({}) cannot be checkpointed", words[1], fd.target);
+    }
+    const bool lease = words[1] == "LEASE";
+    if (lease && words[2] != "ACTIVE") {
+      return fmt::format("a lease that is being broken ({}) cannot be checkpointed", fd.target);
+    }
+    // Its content is read through another descriptor, which would break it.
+    if (lease && fd.st.st_nlink == 0) {
+      return fmt::format("a lease of a deleted file ({}) cannot be checkpointed", fd.target);
+    }
+    if ((!lease && words[2] != "ADVISORY") || (words[3] != "WRITE" && words[3] != "READ")) {
+      return fmt::format("a lock of the type {} {} {} ({}) cannot be checkpointed", words[1], words[2], words[3],
+                         fd.target);
+    }
+  }
+  return std::nullopt;
+}
+
 void capture_locks(const CaptureContext& ctx, const OpenFd& fd, Record& out) {
+  if (const auto why = refuse_locks(fd)) fail(EOPNOTSUPP, "{}: fd {}: {}", ctx.pid, fd.fd, *why);
   // "lock:\t1: POSIX  ADVISORY  WRITE 7868 fe:00:10952965 5 14"
   for (const std::string& line : fd.info_lines("lock")) {
     const auto words = split_words(line);
-    if (words.size() < 8) fail(EIO, "{}: fd {}: the lock '{}' is not understood", ctx.pid, fd.fd, line);
-    const bool write = words[3] == "WRITE";
-    if (words[2] != "ADVISORY" || (!write && words[3] != "READ")) {
-      fail(EOPNOTSUPP, "{}: fd {} ({}): a {} cannot be checkpointed", ctx.pid, fd.fd, fd.target,
-           words[1] == "LEASE" ? "file lease" : "lock of the type " + words[1] + " " + words[2]);
-    }
-    const char* mode = write ? "write" : "read";
-    if (words[1] == "FLOCK") {
-      out.add("lock", fmt::format("flock {}", mode));
-    } else if (words[1] == "OFDLCK" || words[1] == "POSIX") {
+    const char* mode = words[3] == "WRITE" ? "write" : "read";
+    if (words[1] == "FLOCK" || words[1] == "LEASE") {
+      out.add("lock", fmt::format("{} {}", words[1] == "FLOCK" ? "flock" : "lease", mode));
+    } else {
       out.add("lock", fmt::format("{} {} {} {}", words[1] == "POSIX" ? "posix" : "ofd", mode, words[6],
                                   words[7] == "EOF" ? "eof" : words[7]));
-    } else {
-      fail(EOPNOTSUPP, "{}: fd {} ({}): a lock of the type {} cannot be checkpointed", ctx.pid, fd.fd, fd.target,
-           words[1]);
     }
   }
+}
+
+bool has_lease(const Record& record) {
+  const auto locks = record.all("lock");
+  return std::ranges::any_of(locks, [](const std::string& lock) { return lock.starts_with("lease "); });
 }
 
 void restore_locks(int fd, const Record& record) {
@@ -100,9 +127,13 @@ void restore_locks(int fd, const Record& record) {
 void finish_locks(const Record& record, int fd, Remote& leader) {
   for (const std::string& text : record.all("lock")) {
     const Lock lock = parse_lock(text, record.where());
-    if (lock.kind != "posix") continue;
-    const RemotePtr at = leader.put(to_flock(lock));
-    const long result = leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLK, at.addr);
+    long result = 0;
+    if (lock.kind == "posix") {
+      const RemotePtr at = leader.put(to_flock(lock));
+      result = leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLK, at.addr);
+    } else if (lock.kind == "lease") {
+      result = leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLEASE, lock.write ? F_WRLCK : F_RDLCK);
+    }
     if (result < 0) fail_lock(static_cast<int>(-result), record, text);
   }
 }

@@ -17,6 +17,7 @@
 #include "engine/kinds/memory_content.h"
 #include "engine/kinds/named_file.h"
 #include "engine/kinds/pipe.h"
+#include "engine/kinds/sysv_shm.h"
 
 namespace ckpt {
 
@@ -34,8 +35,8 @@ std::string without_suffix(std::string name) {
   return name;
 }
 
-/// kind, and name or path.
-void capture_identity(const CaptureContext& ctx, int fd, const std::string& link, Record& out) {
+/// kind, and name or path. `st` of its file; where the kernel keeps the permissions elsewhere they are put there.
+void capture_identity(const CaptureContext& ctx, int fd, const std::string& link, struct stat& st, Record& out) {
   struct statfs fs = {};
   if (fstatfs(fd, &fs) != 0) fail_errno("{}: {}: fstatfs", ctx.pid, link);
   if (fs.f_type == HUGETLBFS_MAGIC) {
@@ -44,8 +45,8 @@ void capture_identity(const CaptureContext& ctx, int fd, const std::string& link
   if (link.starts_with(kMemfd)) {
     out.add("kind", "memfd");
     out.add("name", without_suffix(link.substr(kMemfd.size())));
-  } else if (link.starts_with("/SYSV")) {
-    fail(EOPNOTSUPP, "{}: a System V shared memory segment ({}) cannot be checkpointed", ctx.pid, link);
+  } else if (is_segment(link)) {
+    capture_segment(ctx, link, st, out);
   } else if (link.starts_with("/dev/zero")) {
     out.add("kind", "shmem");
   } else if (link.starts_with("/secretmem")) {
@@ -112,11 +113,6 @@ UniqueFd make_object(const RestoreContext& ctx, const Record& record, uint64_t s
   fail(EOPNOTSUPP, "{}: the kind '{}' is not known to this version", record.where(), escape(kind));
 }
 
-Record object_record(const RestoreContext& ctx, const std::string& name) {
-  const std::string path = "objects/" + name;
-  return Record::parse(ctx.image->read(path, 1 << 20), ctx.image->describe() + "/" + path);
-}
-
 mode_t permissions(const Record& object) { return static_cast<mode_t>(parse_mode(object)) & 07777; }
 
 void set_owner_and_mode(const RestoreContext& ctx, int fd, const Record& object) {
@@ -147,6 +143,11 @@ std::string memory_object_name(uint32_t dev_major, uint32_t dev_minor, uint64_t 
   return fmt::format("memory-{}-{}-{}", dev_major, dev_minor, inode);
 }
 
+Record memory_object_record(const RestoreContext& ctx, const std::string& name) {
+  const std::string path = "objects/" + name;
+  return Record::parse(ctx.image->read(path, 1 << 20), ctx.image->describe() + "/" + path);
+}
+
 std::string capture_memory_object(const CaptureContext& ctx, int fd, const std::string& link) {
   struct stat st = {};
   if (fstat(fd, &st) != 0) fail_errno("{}: {}: fstat", ctx.pid, link);
@@ -154,7 +155,7 @@ std::string capture_memory_object(const CaptureContext& ctx, int fd, const std::
   if (!ctx.first(name)) return name;
   const std::string where = fmt::format("{}: {}", ctx.pid, link);
   Record out;
-  capture_identity(ctx, fd, link, out);
+  capture_identity(ctx, fd, link, st, out);
   out.add("size", static_cast<uint64_t>(st.st_size));
   out.add("mode", fmt::format("{:#08o}", st.st_mode));
   out.add("uid", st.st_uid);
@@ -172,20 +173,23 @@ std::string capture_memory_object(const CaptureContext& ctx, int fd, const std::
 int restore_memory_object(const RestoreContext& ctx, const std::string& name) {
   const auto made = ctx.objects->find(name);
   if (made != ctx.objects->end()) return made->second.get();
-  const Record object = object_record(ctx, name);
+  const Record object = memory_object_record(ctx, name);
   const uint64_t size = object.get_u64("size", INT64_MAX);
   const uint64_t seals = object.get_u64_or("seals", 0) & kAllSeals;
-  UniqueFd fd = make_object(ctx, object, size, seals);
-  if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0) fail_errno("{}: setting the size {}", object.where(), size);
+  const bool segment = object.get("kind") == "sysv";  // made with its size, owner and mode
+  UniqueFd fd = segment ? restore_segment(ctx, object, size) : make_object(ctx, object, size, seals);
+  if (!segment && ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    fail_errno("{}: setting the size {}", object.where(), size);
+  }
   restore_content(ctx, fd.get(), size, "objects/" + name + ".data");
-  set_owner_and_mode(ctx, fd.get(), object);
+  if (!segment) set_owner_and_mode(ctx, fd.get(), object);
   add_seals(fd.get(), seals, object);
   return ctx.objects->emplace(name, std::move(fd)).first->second.get();
 }
 
 UniqueFd open_memory_object(const RestoreContext& ctx, const std::string& name, const Record& record) {
   const int object_fd = restore_memory_object(ctx, name);
-  const Record object = object_record(ctx, name);
+  const Record object = memory_object_record(ctx, name);
   const mode_t mode = permissions(object);
   // Its owner could open it when it was new, whatever the permissions are now.
   const bool closed_to_owner = (mode & 0600) != 0600;
@@ -201,7 +205,7 @@ UniqueFd open_memory_object(const RestoreContext& ctx, const std::string& name, 
 }
 
 void finish_memory_object(const RestoreContext& ctx, const std::string& name, int fd, Remote& leader) {
-  const uint64_t seals = object_record(ctx, name).get_u64_or("seals", 0) & kAllSeals;
+  const uint64_t seals = memory_object_record(ctx, name).get_u64_or("seals", 0) & kAllSeals;
   if ((seals & F_SEAL_FUTURE_WRITE) == 0) return;
   const long flags = leader.call("fcntl(F_GETFL)", SYS_fcntl, static_cast<uint64_t>(fd), F_GETFL);
   if ((flags & O_ACCMODE) == O_RDONLY) return;  // sealing wants a writable descriptor; another one will do it

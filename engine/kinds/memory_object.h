@@ -1,8 +1,7 @@
-// Memory that is a file without a name: memfd, shared anonymous memory, deleted files. Written once for the whole
-// image, shared by every descriptor and mapping that refers to it. Huge pages, System V segments and secret memory are
-// refused by name.
+// Memory that is a file without a name: memfd, shared anonymous memory, System V segments, deleted files. Written once for the whole
+// image, shared by every descriptor and mapping that refers to it. Huge pages and secret memory are refused by name.
 //
-//   objects/memory-MAJOR-MINOR-INODE
+//   objects/memory-MAJOR-MINOR-INODE          (of a System V segment: sysv_shm.h)
 //       kind memfd                 memfd, shmem (shared anonymous memory) or deleted (a file that lost its last name)
 //       name x                     of memfd_create
 //       path /tmp/x                deleted: the name it had; it is made again, unnamed, in the same directory
@@ -27,6 +26,9 @@ std::string memory_object_name(uint32_t dev_major, uint32_t dev_minor, uint64_t 
 /// ctx.later and ctx.later_bytes allow, to memory, and into the image later. Throws Error(EOPNOTSUPP) for huge-page
 /// memory and others that cannot be made again.
 std::string capture_memory_object(const CaptureContext& ctx, int fd, const std::string& link);
+
+/// The record of the object in an image. Throws Error(EINVAL).
+Record memory_object_record(const RestoreContext& ctx, const std::string& name);
 
 /// Makes the object with its content the first time it is asked for; the descriptor stays owned by ctx.objects and is
 /// open for reading and writing. Throws Error(EINVAL) for a malformed record. A mapping whose object is not in the

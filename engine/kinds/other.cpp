@@ -1,7 +1,5 @@
 #include "engine/kinds/other.h"
 
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <array>
@@ -43,32 +41,7 @@ constexpr std::array kPhrases = {
     Phrase{"time:[", "a namespace descriptor"},
 };
 
-int socket_option(int fd, int option) {
-  int value = -1;
-  socklen_t size = sizeof value;
-  return getsockopt(fd, SOL_SOCKET, option, &value, &size) == 0 ? value : -1;
-}
-
-std::string socket_phrase(int domain, int type) {
-  switch (domain) {
-    case AF_UNIX: return "a unix socket";
-    case AF_NETLINK: return "a netlink socket";
-    case AF_PACKET: return "a packet socket";
-    case AF_VSOCK: return "a vsock socket";
-    case AF_INET:
-    case AF_INET6: return type == SOCK_STREAM ? "a TCP socket" : type == SOCK_DGRAM ? "a UDP socket" : "a raw socket";
-    default: return fmt::format("a socket of the address family {}", domain);
-  }
-}
-
-std::string describe_socket(const CaptureContext& ctx, const OpenFd& fd) {
-  const UniqueFd mine = ctx.take(fd.fd);
-  return fmt::format("{} ({})", socket_phrase(socket_option(mine.get(), SO_DOMAIN), socket_option(mine.get(), SO_TYPE)),
-                     fd.target);
-}
-
-std::string describe(const CaptureContext& ctx, const OpenFd& fd) {
-  if (S_ISSOCK(fd.st.st_mode)) return describe_socket(ctx, fd);
+std::string describe(const OpenFd& fd) {
   if (S_ISCHR(fd.st.st_mode)) return fmt::format("the device {}", fd.target);
   if (S_ISBLK(fd.st.st_mode)) return fmt::format("the block device {}", fd.target);
   for (const Phrase& p : kPhrases) {
@@ -82,12 +55,12 @@ class OtherKind : public DescriptorKind {
   const char* name() const override { return "other"; }
   bool matches(const OpenFd&) const override { return true; }
 
-  std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
-    return describe(ctx, fd) + " cannot be checkpointed";
+  std::optional<std::string> refuse(const CaptureContext&, const OpenFd& fd) const override {
+    return describe(fd) + " cannot be checkpointed";
   }
 
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record&) const override {
-    fail(EOPNOTSUPP, "{}: fd {}: {} cannot be checkpointed", ctx.pid, fd.fd, describe(ctx, fd));
+    fail(EOPNOTSUPP, "{}: fd {}: {} cannot be checkpointed", ctx.pid, fd.fd, describe(fd));
   }
 
   UniqueFd restore(const RestoreContext&, const Record& record) const override {

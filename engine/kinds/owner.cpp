@@ -32,13 +32,6 @@ const char* type_name(int type) {
   return type == F_OWNER_PID ? "pid" : type == F_OWNER_TID ? "tid" : "pgrp";
 }
 
-bool is_thread_inside(const RestoreContext& ctx, pid_t tid) {
-  if (ctx.image->has(fmt::format("{}threads/{}", ctx.prefix, tid))) return true;
-  return ctx.pids != nullptr && std::ranges::any_of(*ctx.pids, [&](pid_t pid) {
-           return ctx.image->has(fmt::format("{}threads/{}", ctx.prefix_of(pid), tid));
-         });
-}
-
 bool is_group_made(const RestoreContext& ctx, pid_t group) {
   return ctx.pids != nullptr && std::ranges::any_of(*ctx.pids, [&](pid_t pid) { return getpgid(pid) == group; });
 }
@@ -53,7 +46,7 @@ f_owner_ex parse_owner(const RestoreContext& ctx, const Record& record, Remote& 
     inside = ctx.has_process(owner.pid);
   } else if (words[0] == "tid") {
     owner.type = F_OWNER_TID;
-    inside = is_thread_inside(ctx, owner.pid);
+    inside = ctx.has_thread(owner.pid);
   } else if (words[0] == "pgrp") {
     owner.type = F_OWNER_PGRP;
     inside = owner.pid == leader.call("getpgid", SYS_getpgid, 0) || is_group_made(ctx, owner.pid);

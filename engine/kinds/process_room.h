@@ -7,27 +7,32 @@
 #pragma once
 
 #include "engine/kinds/kind.h"
+#include "engine/kinds/questions.h"
 
 namespace ckpt {
 
 struct ProcessRoom {
   const char* name;
-  void (*capture)(const CaptureContext& ctx);
+  /// What capture() wants to know of the main thread.
+  void (*ask)(const CaptureContext& ctx, Questions& questions);
+  void (*capture)(const CaptureContext& ctx, const Questions& answers);
   void (*restore)(const RestoreContext& ctx, Remote& leader);
 };
 
 struct ThreadRoom {
   const char* name;
+  /// What capture() wants to know of the thread; null for nothing.
+  void (*ask)(Questions& questions);
   /// Adds its lines to the record of threads/TID.
-  void (*capture)(const CaptureContext& ctx, Remote& thread, Record& out);
+  void (*capture)(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
   void (*restore)(const RestoreContext& ctx, Remote& thread, const Record& record);
 };
 
 const std::vector<ProcessRoom>& process_rooms();
 const std::vector<ThreadRoom>& thread_rooms();
 
-/// All threads' records and all process files.
-void capture_rooms(const CaptureContext& ctx, const std::vector<Remote*>& threads);
+/// All threads' records and all process files. `of_leader`: what else is asked of the main thread; answered by then.
+void capture_rooms(const CaptureContext& ctx, const std::vector<Remote*>& threads, Questions& of_leader);
 void restore_rooms(const RestoreContext& ctx, const std::vector<Remote*>& threads);
 
 }  // namespace ckpt

@@ -71,6 +71,10 @@ void write_proc_number(const RestoreContext& ctx, const char* name, const std::s
   write_all(fd.get(), value, path);
 }
 
+constexpr Question kSubreaper{
+    "prctl(PR_GET_CHILD_SUBREAPER)", SYS_prctl, {PR_GET_CHILD_SUBREAPER, Question::kAnswer}, sizeof(int32_t)};
+constexpr Question kDumpable{"prctl(PR_GET_DUMPABLE)", SYS_prctl, {PR_GET_DUMPABLE}};
+
 }  // namespace
 
 void refuse_process_state(pid_t pid, int proc_dir) {
@@ -83,14 +87,16 @@ void refuse_process_state(pid_t pid, int proc_dir) {
   }
 }
 
-void capture_process_state(const CaptureContext& ctx) {
+void ask_process_state(const CaptureContext&, Questions& questions) {
+  questions.ask(kDumpable);
+  questions.ask(kSubreaper);
+}
+
+void capture_process_state(const CaptureContext& ctx, const Questions& answers) {
   Record out;
-  const std::string status = read_file(ctx.proc_dir, "status");
-  out.add("umask", status_field(status, "Umask"));
-  out.add("dumpable", int64_t{ctx.leader->call("prctl(PR_GET_DUMPABLE)", SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0)});
-  ctx.leader->call("prctl(PR_GET_CHILD_SUBREAPER)", SYS_prctl, PR_GET_CHILD_SUBREAPER, ctx.leader->scratch().addr, 0,
-                   0, 0);
-  out.add("child_subreaper", ctx.leader->get<int32_t>(ctx.leader->scratch()));
+  out.add("umask", status_field(ctx.status, "Umask"));
+  out.add("dumpable", int64_t{answers.good_result(kDumpable)});
+  out.add("child_subreaper", answers.answer<int32_t>(kSubreaper));
   // Printed in hex without a prefix, but read as octal where it begins with 0 (fs/proc/base.c).
   out.add("coredump_filter", "0x" + trimmed(read_file(ctx.proc_dir, "coredump_filter")));
   out.add("oom_score_adj", trimmed(read_file(ctx.proc_dir, "oom_score_adj")));

@@ -13,7 +13,8 @@
 
 namespace ckpt {
 
-void capture_process_state(const CaptureContext& ctx);
+void ask_process_state(const CaptureContext& ctx, Questions& questions);
+void capture_process_state(const CaptureContext& ctx, const Questions& answers);
 void restore_process_state(const RestoreContext& ctx, Remote& leader);
 
 /// Last of all, when no thread's credentials change any more: each such change resets it (credentials(7)).

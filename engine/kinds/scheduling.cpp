@@ -53,7 +53,7 @@ SchedAttr parse_scheduler(const Record& record) {
 
 }  // namespace
 
-void capture_scheduling(const CaptureContext&, Remote& thread, Record& out) {
+void capture_scheduling(const CaptureContext&, Remote& thread, const Questions&, Record& out) {
   const pid_t tid = thread.tid();
   SchedAttr attr;
   if (::syscall(SYS_sched_getattr, tid, &attr, sizeof attr, 0) != 0) fail_errno("{}: sched_getattr", tid);

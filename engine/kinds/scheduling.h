@@ -10,7 +10,7 @@
 
 namespace ckpt {
 
-void capture_scheduling(const CaptureContext& ctx, Remote& thread, Record& out);
+void capture_scheduling(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 void restore_scheduling(const RestoreContext& ctx, Remote& thread, const Record& record);
 /// The last of a thread's calls: until then it shares our CPU, where each takes a fifth of the time. Throws Error.
 void restore_affinity(const RestoreContext& ctx, Remote& thread);

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
@@ -48,20 +47,6 @@ std::string own_path(const RestoreContext& ctx, const Record& record) {
   return path;
 }
 
-UniqueFd placeholder(const Record& record) {
-  UniqueFd fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (!fd) fail_errno("{}: /dev/null", record.where());
-  return fd;
-}
-
-/// Puts a descriptor of ours at number `fd` of the process.
-void place(const RestoreContext& ctx, int local, const Record& record, int fd, Remote& leader) {
-  const auto given = static_cast<uint64_t>(ctx.give(local));
-  const uint64_t flags = record.get_u64("flags", UINT32_MAX) & O_CLOEXEC;
-  leader.call("dup3", SYS_dup3, given, static_cast<uint64_t>(fd), flags);
-  leader.call("close", SYS_close, given);
-}
-
 class ProcKind : public DescriptorKind {
  public:
   const char* name() const override { return "proc"; }
@@ -84,7 +69,7 @@ class ProcKind : public DescriptorKind {
 
   UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
     own_path(ctx, record);
-    return placeholder(record);
+    return placeholder(record.where());
   }
 
   bool made_in_process() const override { return true; }
@@ -95,50 +80,7 @@ class ProcKind : public DescriptorKind {
     const UniqueFd local = open_at(AT_FDCWD, own_path(ctx, record), flags & ~O_PATH);
     set_status_flags(local.get(), record);
     set_position(local.get(), record);
-    place(ctx, local.get(), record, fd, leader);
-  }
-};
-
-class PidfdKind : public DescriptorKind {
- public:
-  const char* name() const override { return "pidfd"; }
-
-  bool matches(const OpenFd& fd) const override {
-    return fd.target == "anon_inode:[pidfd]" || fd.target.starts_with("pidfd:[");
-  }
-
-  std::optional<std::string> refuse(const CaptureContext& ctx, const OpenFd& fd) const override {
-    const auto pid = parse_i64(fd.info("Pid").value_or(""));
-    if (!pid || !ctx.has_process(static_cast<pid_t>(*pid))) return "a pidfd of another process cannot be checkpointed";
-    if ((fd.flags & O_EXCL) != 0) return "a pidfd of a single thread cannot be checkpointed";
-    return std::nullopt;
-  }
-
-  void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
-    const std::string pid = fd.info("Pid").value_or("");
-    if (pid != std::to_string(ctx.pid)) out.add("pid", pid);
-  }
-
-  UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
-    process_of(ctx, record);
-    return placeholder(record);
-  }
-
-  bool made_in_process() const override { return true; }
-  bool may_be_queued() const override { return false; }
-
-  void finish(const RestoreContext& ctx, const Record& record, int fd, Remote& leader) const override {
-    const UniqueFd local(static_cast<int>(syscall(SYS_pidfd_open, process_of(ctx, record), 0)));
-    if (!local) fail_errno("{}: pidfd_open", record.where());
-    set_status_flags(local.get(), record);
-    place(ctx, local.get(), record, fd, leader);
-  }
-
- private:
-  static pid_t process_of(const RestoreContext& ctx, const Record& record) {
-    const auto pid = static_cast<pid_t>(record.get_u64_or("pid", static_cast<uint64_t>(ctx.pid)));
-    if (!ctx.has_process(pid)) fail(EPERM, "{}: process {} is not in the image", record.where(), pid);
-    return pid;
+    ctx.place(local.get(), fd, (record.get_u64("flags", UINT32_MAX) & O_CLOEXEC) != 0, leader);
   }
 };
 
@@ -146,11 +88,6 @@ class PidfdKind : public DescriptorKind {
 
 const DescriptorKind& proc_kind() {
   static const ProcKind kind;
-  return kind;
-}
-
-const DescriptorKind& pidfd_kind() {
-  static const PidfdKind kind;
   return kind;
 }
 

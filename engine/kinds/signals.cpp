@@ -74,20 +74,37 @@ KernelAction parse_action(const Record& record, const std::string& text, int& si
   return {v[1], v[2], v[3], v[4]};
 }
 
+uint64_t signals_in(const CaptureContext& ctx, std::string_view field) {
+  return parse_u64("0x" + status_field(ctx.status, field)).value_or(0);
+}
+
+// /proc tells only that there is a handler; which one, the process alone can say. The flags of SIGCHLD (children that
+// leave no zombie) are in force without a handler too.
+bool must_ask(uint64_t caught, int signo) { return in_mask(caught, signo) || signo == SIGCHLD; }
+
+Question action_of(int signo) {
+  return {"rt_sigaction", SYS_rt_sigaction, {static_cast<uint64_t>(signo), 0, Question::kAnswer, 8}, sizeof(KernelAction)};
+}
+
+constexpr Question kAltStack{"sigaltstack", SYS_sigaltstack, {0, Question::kAnswer}, sizeof(stack_t)};
+
 }  // namespace
 
-void capture_signals(const CaptureContext& ctx) {
+void ask_signals(const CaptureContext& ctx, Questions& questions) {
+  const uint64_t caught = signals_in(ctx, "SigCgt");
+  for (int signo = 1; signo <= kLastSignal; ++signo) {
+    if (must_ask(caught, signo)) questions.ask(action_of(signo));
+  }
+}
+
+void capture_signals(const CaptureContext& ctx, const Questions& answers) {
   Record out;
-  const std::string status = read_file(ctx.proc_dir, "status");
-  const uint64_t caught = parse_u64("0x" + status_field(status, "SigCgt")).value_or(0);
-  const uint64_t ignored = parse_u64("0x" + status_field(status, "SigIgn")).value_or(0);
+  const uint64_t caught = signals_in(ctx, "SigCgt");
+  const uint64_t ignored = signals_in(ctx, "SigIgn");
   for (int signo = 1; signo <= kLastSignal; ++signo) {
     KernelAction action;
-    if (in_mask(caught, signo) || signo == SIGCHLD) {
-      // /proc tells only that there is a handler; which one, the process alone can say. The flags of SIGCHLD (children
-      // that leave no zombie) are in force without a handler too.
-      ctx.leader->call("rt_sigaction", SYS_rt_sigaction, static_cast<uint64_t>(signo), 0, ctx.leader->scratch().addr, 8);
-      action = ctx.leader->get<KernelAction>(ctx.leader->scratch());
+    if (must_ask(caught, signo)) {
+      action = answers.answer<KernelAction>(action_of(signo));
       if (action.handler == 0 && action.flags == 0) continue;
     } else if (in_mask(ignored, signo)) {
       action.handler = reinterpret_cast<uint64_t>(SIG_IGN);
@@ -115,10 +132,11 @@ void restore_signals(const RestoreContext& ctx, Remote& leader) {
   }
 }
 
-void capture_thread_signals(const CaptureContext&, Remote& thread, Record& out) {
+void ask_thread_signals(Questions& questions) { questions.ask(kAltStack); }
+
+void capture_thread_signals(const CaptureContext&, Remote& thread, const Questions& answers, Record& out) {
   out.add_hex("sigmask", thread.signal_mask());
-  thread.call("sigaltstack", SYS_sigaltstack, 0, thread.scratch().addr);
-  const auto stack = thread.get<stack_t>(thread.scratch());
+  const auto stack = answers.answer<stack_t>(kAltStack);
   out.add("altstack", fmt::format("{:#x} {} {:#x}", reinterpret_cast<uint64_t>(stack.ss_sp), stack.ss_size,
                                   static_cast<uint32_t>(stack.ss_flags)));
   record_queue(thread.tid(), false, out);

@@ -14,10 +14,12 @@
 
 namespace ckpt {
 
-void capture_signals(const CaptureContext& ctx);
+void ask_signals(const CaptureContext& ctx, Questions& questions);
+void capture_signals(const CaptureContext& ctx, const Questions& answers);
 void restore_signals(const RestoreContext& ctx, Remote& leader);
 
-void capture_thread_signals(const CaptureContext& ctx, Remote& thread, Record& out);
+void ask_thread_signals(Questions& questions);
+void capture_thread_signals(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 void restore_thread_signals(const RestoreContext& ctx, Remote& thread, const Record& record);
 
 /// The mask of a thread's record; a resume sets it with PTRACE_SETSIGMASK just before it lets the thread go.

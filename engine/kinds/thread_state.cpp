@@ -52,16 +52,28 @@ void note_exit_words(const CaptureContext& ctx, Remote& thread, uint64_t tid_wor
   }
 }
 
+constexpr Question kTidAddress{
+    "prctl(PR_GET_TID_ADDRESS)", SYS_prctl, {PR_GET_TID_ADDRESS, Question::kAnswer}, sizeof(uint64_t)};
+constexpr Question kDeathSignal{
+    "prctl(PR_GET_PDEATHSIG)", SYS_prctl, {PR_GET_PDEATHSIG, Question::kAnswer}, sizeof(int32_t)};
+// Not from /proc/TID/timerslack_ns, which wants CAP_SYS_NICE of whoever reads another's.
+constexpr Question kTimerSlack{"prctl(PR_GET_TIMERSLACK)", SYS_prctl, {PR_GET_TIMERSLACK}};
+
 }  // namespace
 
-void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out) {
+void ask_thread_state(Questions& questions) {
+  questions.ask(kTidAddress);
+  questions.ask(kDeathSignal);
+  questions.ask(kTimerSlack);
+}
+
+void capture_thread_state(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out) {
   const auto tid = static_cast<uint64_t>(thread.tid());
   std::string comm = read_file(ctx.proc_dir, task_file(thread, "comm"));
   if (!comm.empty() && comm.back() == '\n') comm.pop_back();
   out.add("name", comm);
 
-  thread.call("prctl(PR_GET_TID_ADDRESS)", SYS_prctl, PR_GET_TID_ADDRESS, thread.scratch().addr, 0, 0, 0);
-  const auto tid_word = thread.get<uint64_t>(thread.scratch());
+  const auto tid_word = answers.answer<uint64_t>(kTidAddress);
   out.add_hex("clear_child_tid", tid_word);
 
   uint64_t head = 0;
@@ -76,14 +88,12 @@ void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out
     out.add("rseq", fmt::format("{:#x} {} {:#x}", rseq.rseq_abi_pointer, rseq.rseq_abi_size, rseq.signature));
   }
 
-  thread.call("prctl(PR_GET_PDEATHSIG)", SYS_prctl, PR_GET_PDEATHSIG, thread.scratch().addr, 0, 0, 0);
-  out.add("parent_death_signal", thread.get<int32_t>(thread.scratch()));
+  out.add("parent_death_signal", answers.answer<int32_t>(kDeathSignal));
   out.add("personality", "0x" + first_line(read_file(ctx.proc_dir, task_file(thread, "personality"))));
   if (const int policy = memory_failure_policy(ctx, thread); policy != PR_MCE_KILL_DEFAULT) {
     out.add("memory_failure", int64_t{policy});
   }
-  // Not from /proc/TID/timerslack_ns, which wants CAP_SYS_NICE of whoever reads another's.
-  out.add("timer_slack_ns", static_cast<uint64_t>(thread.call("prctl(PR_GET_TIMERSLACK)", SYS_prctl, PR_GET_TIMERSLACK)));
+  out.add("timer_slack_ns", static_cast<uint64_t>(answers.good_result(kTimerSlack)));
 }
 
 void restore_thread_state(const RestoreContext&, Remote& thread, const Record& record) {

@@ -13,7 +13,8 @@
 
 namespace ckpt {
 
-void capture_thread_state(const CaptureContext& ctx, Remote& thread, Record& out);
+void ask_thread_state(Questions& questions);
+void capture_thread_state(const CaptureContext& ctx, Remote& thread, const Questions& answers, Record& out);
 void restore_thread_state(const RestoreContext& ctx, Remote& thread, const Record& record);
 
 }  // namespace ckpt

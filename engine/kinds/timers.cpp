@@ -143,14 +143,26 @@ void restore_posix_timers(Remote& leader, const Record& record) {
   }
 }
 
+constexpr std::array kIntervalTimers = {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF};
+
+Question interval_timer(int which) {
+  return {"getitimer", SYS_getitimer, {static_cast<uint64_t>(which), Question::kAnswer}, sizeof(itimerval)};
+}
+Question posix_timer(int id) {
+  return {"timer_gettime", SYS_timer_gettime, {static_cast<uint64_t>(id), Question::kAnswer}, sizeof(itimerspec)};
+}
+
 }  // namespace
 
-void capture_timers(const CaptureContext& ctx) {
+void ask_timers(const CaptureContext& ctx, Questions& questions) {
+  for (const int which : kIntervalTimers) questions.ask(interval_timer(which));
+  for (const PosixTimer& t : list_posix_timers(ctx)) questions.ask(posix_timer(t.id));
+}
+
+void capture_timers(const CaptureContext& ctx, const Questions& answers) {
   Record out;
-  Remote& leader = *ctx.leader;
-  for (const int which : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF}) {
-    leader.call("getitimer", SYS_getitimer, static_cast<uint64_t>(which), leader.scratch().addr);
-    const auto timer = leader.get<itimerval>(leader.scratch());
+  for (const int which : kIntervalTimers) {
+    const auto timer = answers.answer<itimerval>(interval_timer(which));
     const auto us = [](const timeval& t) { return t.tv_sec * 1'000'000 + t.tv_usec; };
     const int64_t interval = us(timer.it_interval);
     // ITIMER_REAL stands still between its signal and the delivery of it (it_real_fn in kernel/time/itimer.c): no time
@@ -159,8 +171,7 @@ void capture_timers(const CaptureContext& ctx) {
     if (left != 0) out.add("interval", fmt::format("{} {} {}", which, left, interval));
   }
   for (PosixTimer& t : list_posix_timers(ctx)) {
-    leader.call("timer_gettime", SYS_timer_gettime, static_cast<uint64_t>(t.id), leader.scratch().addr);
-    const auto spec = leader.get<itimerspec>(leader.scratch());
+    const auto spec = answers.answer<itimerspec>(posix_timer(t.id));
     t.value_ns = to_ns(spec.it_value);
     t.interval_ns = to_ns(spec.it_interval);
     out.add("posix", format_timer(t));

@@ -11,7 +11,8 @@
 
 namespace ckpt {
 
-void capture_timers(const CaptureContext& ctx);
+void ask_timers(const CaptureContext& ctx, Questions& questions);
+void capture_timers(const CaptureContext& ctx, const Questions& answers);
 void restore_timers(const RestoreContext& ctx, Remote& leader);
 
 }  // namespace ckpt

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/socket_options.h"
 #include "engine/kinds/unix_name.h"
+#include "engine/process/death_guard.h"
 
 namespace ckpt {
 
@@ -22,20 +24,34 @@ constexpr int kScmPidfd = 4;                     // SCM_PIDFD, Linux 6.5
 constexpr size_t kDatagram = 256 << 10;
 constexpr size_t kMaxQueue = 1 << 30;
 
-/// Sets SO_PEEK_OFF, and what it was at the end.
+/// Sets SO_PEEK_OFF, and what it was at the end, or at our death: the process would miss something when it looks.
 class PeekOffset {
  public:
-  explicit PeekOffset(int fd) : fd_(fd), before_(socket_option(fd, SOL_SOCKET, SO_PEEK_OFF).value_or(-1)) {}
+  explicit PeekOffset(int fd)
+      : fd_(fd), before_(socket_option(fd, SOL_SOCKET, SO_PEEK_OFF).value_or(-1)), now_(before_ == -1 ? -1 : kMoved) {}
   PeekOffset(const PeekOffset&) = delete;
   PeekOffset& operator=(const PeekOffset&) = delete;
-  ~PeekOffset() { setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &before_, sizeof before_); }
-  void set(int value) const {
+  ~PeekOffset() {
+    if (guard_) setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &before_, sizeof before_);
+  }
+  /// -1: each look begins at the start of the queue.
+  void set(int value) {
+    if (value == now_) return;
+    if (!guard_) {
+      guard_.emplace(std::vector<DeathGuard::Call>{
+          {SYS_setsockopt, {fd_, SOL_SOCKET, SO_PEEK_OFF, reinterpret_cast<long>(&before_), sizeof before_}}});
+    }
+    // A look moves it on, unless it is -1.
+    now_ = value == -1 ? -1 : kMoved;
     if (setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &value, sizeof value) != 0) fail_errno("SO_PEEK_OFF {}", value);
   }
 
  private:
+  static constexpr int kMoved = -2;
   int fd_;
-  int before_;
+  const int before_;
+  int now_;
+  std::optional<DeathGuard> guard_;
 };
 
 void read_control(msghdr& header, PeekedMessage& out) {
@@ -94,7 +110,7 @@ size_t unread_bytes(int fd) {
 /// byte. The kernel hands out a stream in the pieces that it was sent in, and a piece that does not fit into readable
 /// memory is not handed out at all (unix_stream_read_generic in net/unix/af_unix.c): without room for the last byte, what
 /// comes is all that was sent before.
-size_t find_first_passed(int fd, const PeekOffset& offset, size_t begin, size_t size) {
+size_t find_first_passed(int fd, PeekOffset& offset, size_t begin, size_t size) {
   std::string buffer(size, '\0');
   void* const nowhere = reinterpret_cast<void*>(1);  // below vm.mmap_min_addr, never mapped
   iovec pieces[] = {{buffer.data(), size - 1}, {nowhere, 1}};
@@ -107,11 +123,11 @@ size_t find_first_passed(int fd, const PeekOffset& offset, size_t begin, size_t 
   return n < 0 ? 0 : static_cast<size_t>(n);
 }
 
-std::vector<PeekedMessage> peek_stream(int fd, const PeekOffset& offset) {
+std::vector<PeekedMessage> peek_stream(int fd, PeekOffset& offset) {
   std::vector<PeekedMessage> messages;
   const size_t total = unread_bytes(fd);
   for (size_t at = 0; at < total;) {
-    offset.set(static_cast<int>(at));
+    offset.set(at == 0 ? -1 : static_cast<int>(at));  // most queues are one piece: then nothing of the socket changes
     bool truncated = false;
     auto message = peek_one(fd, total - at, truncated);
     if (!message || message->data.empty()) break;
@@ -138,7 +154,7 @@ bool ends(int fd) {
   return ::poll(&state, 1, 0) == 1 && (state.revents & POLLRDHUP) != 0;
 }
 
-std::vector<PeekedMessage> peek_packets(int fd, int type, const PeekOffset& offset) {
+std::vector<PeekedMessage> peek_packets(int fd, int type, PeekOffset& offset) {
   std::vector<PeekedMessage> messages;
   size_t room = kDatagram;
   for (size_t at = 0; at < kMaxQueue;) {
@@ -162,7 +178,7 @@ std::vector<PeekedMessage> peek_packets(int fd, int type, const PeekOffset& offs
 }  // namespace
 
 std::vector<PeekedMessage> peek_queue(int fd, int type) {
-  const PeekOffset offset(fd);
+  PeekOffset offset(fd);
   return type == SOCK_STREAM ? peek_stream(fd, offset) : peek_packets(fd, type, offset);
 }
 

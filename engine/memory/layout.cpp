@@ -34,7 +34,11 @@ constexpr MmField kFields[] = {
     {"env_end", &Layout::MmFields::env_end, 51},
 };
 
-Layout::MmFields read_fields(const CaptureContext& ctx) {
+constexpr Question kBrk{"brk", SYS_brk};
+constexpr Question kThpDisable{"prctl(PR_GET_THP_DISABLE)", SYS_prctl, {PR_GET_THP_DISABLE}};
+constexpr Question kMdwe{"prctl(PR_GET_MDWE)", SYS_prctl, {PR_GET_MDWE}};
+
+Layout::MmFields read_fields(const CaptureContext& ctx, long brk) {
   const std::string stat = read_file(ctx.proc_dir, "stat");
   // The command name may hold anything; what follows its ')' are fields 3 and up.
   const auto words = split_words(std::string_view(stat).substr(std::min(stat.rfind(')') + 1, stat.size())));
@@ -49,20 +53,25 @@ Layout::MmFields read_fields(const CaptureContext& ctx) {
     if (!value) fail(EIO, "/proc/{}/stat: field {} is no number", ctx.pid, f.stat_field);
     fields.*f.member = *value;
   }
-  fields.brk = static_cast<uint64_t>(ctx.leader->syscall(SYS_brk, 0));
+  fields.brk = static_cast<uint64_t>(brk);
   return fields;
 }
 
 }  // namespace
 
-void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
+void ask_mm(const CaptureContext& ctx, Questions& questions) {
+  for (const Question& question : {kBrk, kThpDisable, kMdwe}) questions.ask(question);
+  ask_memory_marks(ctx, questions);
+}
+
+void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers) {
   Record out;
-  const Layout::MmFields fields = read_fields(ctx);
+  const Layout::MmFields fields = read_fields(ctx, answers.result(kBrk));
   for (const MmField& f : kFields) out.add_hex(f.name, fields.*f.member);
   capture_vdso(ctx, vmas, out);
-  capture_memory_marks(ctx, vmas, out);
-  if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_THP_DISABLE); v > 0) out.add("thp_disable", int64_t{v});
-  if (const long v = ctx.leader->syscall(SYS_prctl, PR_GET_MDWE); v > 0) out.add("mdwe", int64_t{v});
+  capture_memory_marks(ctx, vmas, answers, out);
+  if (const long v = answers.result(kThpDisable); v > 0) out.add("thp_disable", int64_t{v});
+  if (const long v = answers.result(kMdwe); v > 0) out.add("mdwe", int64_t{v});
   ctx.image->put(ctx.prefix + "mm", out.text());
   capture_mapped_files(ctx, vmas);
 }

@@ -29,7 +29,8 @@ namespace ckpt {
 // ---- capture ----------------------------------------------------------------------------------------------------
 
 /// Writes `mm` and `files`. While the process is stopped. `vmas` as of the stop.
-void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas);
+void ask_mm(const CaptureContext& ctx, Questions& questions);
+void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers);
 
 // ---- restore ----------------------------------------------------------------------------------------------------
 

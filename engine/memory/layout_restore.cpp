@@ -9,6 +9,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/memory_object.h"
+#include "engine/kinds/sysv_shm.h"
 #include "engine/memory/kernel_abi.h"
 #include "engine/memory/layout.h"
 
@@ -111,15 +112,16 @@ void map_one(Remote& leader, const Vma& vma, int remote_fd) {
     fail(static_cast<int>(-at), "{}: {}: mmap: {}", leader.pid(), vma.name(), errno_text(static_cast<int>(-at)));
   }
   if (static_cast<uint64_t>(at) != vma.start) fail(EEXIST, "{}: {}: the address is taken", leader.pid(), vma.name());
-  advise(leader, vma);
-  name_anonymous(leader, vma);
 }
+
+/// Whether it is made from a descriptor.
+bool maps_file(const Vma& vma) { return !vma.special() && vma.inode != 0 && !attaches_segment(vma); }
 
 /// Passes each file once; returns local descriptor -> number in the stub.
 std::map<int, int> give_files(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   std::map<int, int> remote;
   for (const Vma& vma : layout.vmas) {
-    if (!vma.special() && vma.inode != 0) remote.emplace(files.descriptor(vma), -1);
+    if (maps_file(vma)) remote.emplace(files.descriptor(vma), -1);
   }
   std::vector<int> local;
   for (const auto& [fd, number] : remote) local.push_back(fd);
@@ -135,6 +137,7 @@ LayoutFiles::LayoutFiles(const RestoreContext& ctx, const Layout& layout) : name
     if (vma.special() || vma.inode == 0) continue;
     if (vma.unnamed_file()) {
       const std::string name = memory_object_name(vma.dev_major, vma.dev_minor, vma.inode);
+      if (attaches_segment(vma)) check_attachment(memory_object_record(ctx, name), vma);
       if (!objects_.contains(name)) objects_.emplace(name, restore_memory_object(ctx, name));
     }
     // The code of the program itself: normally the executable is mapped. A shared mapping of it would be open for
@@ -171,9 +174,13 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
     leader.syscall(SYS_prctl, PR_SET_THP_DISABLE, 0);
   }
   begin_memory_marks(leader, layout.marks, layout.vmas);
+  attach_segments(leader, layout.vmas);
   const std::map<int, int> remote = give_files(stub, layout, files);
   for (const Vma& vma : layout.vmas) {
-    if (!vma.special()) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
+    if (vma.special()) continue;
+    if (!attaches_segment(vma)) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
+    advise(leader, vma);
+    name_anonymous(leader, vma);
   }
   apply_protection_keys(leader, layout.marks, layout.vmas);
   vdso.finish();

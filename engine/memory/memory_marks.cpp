@@ -8,6 +8,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/own_maps.h"
 #include "engine/memory/page_scan.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
@@ -31,7 +32,7 @@ GuardSupport guard_support() {
     if (::madvise(page, kPageSize, abi::kMadvGuardInstall) == 0) {
       found = GuardSupport::hidden;
       const auto address = reinterpret_cast<uint64_t>(page);
-      for (const Vma& vma : parse_maps(read_file("/proc/self/smaps", 1 << 30), "/proc/self/smaps")) {
+      for (const Vma& vma : read_own_maps("/proc/self/smaps")) {
         if (vma.start <= address && address < vma.end && vma.has_flag("gu")) found = GuardSupport::shown;
       }
     }
@@ -56,9 +57,12 @@ void capture_guards(const CaptureContext& ctx, const std::vector<Vma>& vmas, Rec
 
 /// pkey_mprotect(2) of an address where nothing is: EINVAL for a key that is not allocated, before the ENOMEM for the
 /// address (mm/mprotect.c, do_mprotect_pkey). Nothing is changed.
-bool is_allocated(Remote& leader, unsigned key) {
-  return leader.syscall(SYS_pkey_mprotect, 0, kPageSize, PROT_NONE, key) == -ENOMEM;
+Question is_allocated(unsigned key) {
+  return {"pkey_mprotect", SYS_pkey_mprotect, {0, kPageSize, PROT_NONE, key}};
 }
+constexpr long kAllocated = -ENOMEM;
+
+constexpr Question kMergeAny{"prctl(PR_GET_MEMORY_MERGE)", SYS_prctl, {abi::kPrGetMemoryMerge}};
 
 /// Whether a key was ever put to use: a mapping has one, or a thread has other rights than a program begins with
 /// (init_pkru_value in arch/x86/mm/pkeys.c).
@@ -72,15 +76,15 @@ bool keys_in_use(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
 
 /// The kernel gives out the lowest free key (mm_pkey_alloc in arch/x86/include/asm/pkeys.h), so that one probe tells of
 /// most processes that they have none.
-uint64_t allocated_keys(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
+uint64_t allocated_keys(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers) {
   if (!key_rights(ctx.pid)) return 0;
+  if (answers.result(is_allocated(1)) != kAllocated && !keys_in_use(ctx, vmas)) return 0;
+  Questions all;
+  for (unsigned key = 1; key < kKeys; ++key) all.ask(is_allocated(key));
+  all.put_to(*ctx.leader);
   uint64_t keys = 0;
   for (unsigned key = 1; key < kKeys; ++key) {
-    if (is_allocated(*ctx.leader, key)) {
-      keys |= uint64_t{1} << key;
-    } else if (key == 1 && !keys_in_use(ctx, vmas)) {
-      break;
-    }
+    if (all.result(is_allocated(key)) == kAllocated) keys |= uint64_t{1} << key;
   }
   return keys;
 }
@@ -119,46 +123,41 @@ uint64_t free_page(const std::vector<Vma>& vmas) {
   return best;
 }
 
-uint64_t locked_kb(const CaptureContext& ctx) {
-  const std::string text = status_field(read_file(ctx.proc_dir, "status"), "VmLck");
-  const auto words = split_words(text);
-  const auto value = words.empty() ? std::nullopt : parse_u64(words.front());
-  if (!value) fail(EIO, "/proc/{}/status: VmLck is missing", ctx.pid);
-  return *value;
-}
-
-/// Only a new mapping shows it: it is locked, and brought in at once unless MCL_ONFAULT was given.
+/// Only a new mapping shows it: it is locked, and brought in at once unless MCL_ONFAULT was given. msync(MS_INVALIDATE)
+/// fails with EBUSY for locked memory, and does nothing else to memory of no file (mm/msync.c).
 uint64_t future_lock(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
   Remote& leader = *ctx.leader;
   const uint64_t page = free_page(vmas);
   if (page == 0) return 0;
-  const uint64_t before = locked_kb(ctx);
-  leader.on_our_death({{SYS_munmap, {page, kPageSize}}});
-  const long at = leader.syscall(SYS_mmap, page, kPageSize, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0);
-  uint64_t result = 0;
-  if (at == static_cast<long>(page)) {
-    if (locked_kb(ctx) > before) {
-      leader.call("mincore", SYS_mincore, page, kPageSize, leader.scratch().addr);
-      result = (leader.get<uint8_t>(leader.scratch()) & 1) != 0 ? 1 : 2;
-    }
-    leader.drop_first_on_death();
-    leader.call("munmap", SYS_munmap, page, kPageSize);
-  } else if (at == -EAGAIN) {
-    // Beyond RLIMIT_MEMLOCK: whether on fault or not, nothing can be mapped any more.
-    result = 1;
-  }
+  const RemotePtr present = leader.scratch();
+  const std::array<SystemCall, 4> calls = {{
+      {SYS_mmap, {page, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}}},
+      {SYS_msync, {page, kPageSize, MS_ASYNC | MS_INVALIDATE}},
+      {SYS_mincore, {page, kPageSize, present.addr}},
+      {SYS_munmap, {page, kPageSize}},
+  }};
+  leader.on_our_death({calls[3]});
+  const std::vector<long> results = leader.run_all(calls);
   leader.on_our_death({});
-  return result;
+  // Beyond RLIMIT_MEMLOCK: whether on fault or not, nothing can be mapped any more.
+  if (results[0] == -EAGAIN) return 1;
+  if (results[0] != static_cast<long>(page) || results[1] != -EBUSY || results[2] != 0) return 0;
+  return (leader.get<uint8_t>(present) & 1) != 0 ? 1 : 2;
 }
 
 }  // namespace
 
-void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& out) {
+void ask_memory_marks(const CaptureContext& ctx, Questions& questions) {
+  questions.ask(kMergeAny);
+  if (key_rights(ctx.pid)) questions.ask(is_allocated(1));
+}
+
+void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers, Record& out) {
   capture_guards(ctx, vmas, out);
-  if (const uint64_t keys = allocated_keys(ctx, vmas); keys != 0) out.add_hex("pkeys", keys);
-  if (const uint64_t lock = future_lock(ctx, vmas); lock != 0) out.add("lock_future", lock);
-  if (ctx.leader->syscall(SYS_prctl, abi::kPrGetMemoryMerge) > 0) out.add("merge_any", 1);
+  if (const uint64_t keys = allocated_keys(ctx, vmas, answers); keys != 0) out.add_hex("pkeys", keys);
+  const uint64_t lock = ctx.future_lock ? *ctx.future_lock : future_lock(ctx, vmas);
+  if (lock != 0) out.add("lock_future", lock);
+  if (answers.result(kMergeAny) > 0) out.add("merge_any", 1);
 }
 
 bool MemoryMarks::guarded(const Vma& vma) const {

@@ -14,12 +14,14 @@
 #include "engine/base/record.h"
 #include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/questions.h"
 #include "engine/process/remote.h"
 
 namespace ckpt {
 
 /// While the process is stopped; `vmas` with their VmFlags. Throws Error.
-void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& mm);
+void ask_memory_marks(const CaptureContext& ctx, Questions& questions);
+void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers, Record& mm);
 
 struct MemoryMarks {
   std::vector<Range> guards;

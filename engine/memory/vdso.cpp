@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/image/digest.h"
 #include "engine/memory/kernel_abi.h"
+#include "engine/memory/own_maps.h"
 #include "engine/memory/vdso_code.h"
 
 namespace ckpt {
@@ -37,7 +38,7 @@ struct OwnVdso {
 const OwnVdso& own_vdso() {
   static const OwnVdso own = [] {
     OwnVdso found;
-    found.group = vdso_group(parse_maps(read_file("/proc/self/maps"), "/proc/self/maps"));
+    found.group = vdso_group(read_own_maps("/proc/self/maps"));
     if (const Vma* code = find_code(found.group)) {
       found.digest = digest_bytes(code_at(*code)).hex();
     }

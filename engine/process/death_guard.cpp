@@ -14,12 +14,18 @@ namespace {
 
 constexpr size_t kStackSize = 16 << 10;
 
+std::vector<DeathGuard::Call> kills(const std::vector<int>& pid_fds) {
+  std::vector<DeathGuard::Call> calls;
+  for (const int fd : pid_fds) calls.push_back({SYS_pidfd_send_signal, {fd, SIGKILL}});
+  return calls;
+}
+
 }  // namespace
 
 // Memory that we and the guard have in common; it outlives us with the guard.
 struct DeathGuard::Shared {
-  std::vector<int> pid_fds;
-  const int* first = nullptr;
+  std::vector<Call> calls;
+  const Call* first = nullptr;
   size_t count = 0;
   UniqueFd us;                   // pidfd of this process: readable when all of it has ended
   UniqueFd disarmed;             // eventfd
@@ -36,17 +42,23 @@ CKPT_BARE void DeathGuard::Shared::run(void* arg) {
     // The disarming first: it may have been our last act.
     if (self->watched[0].revents != 0) break;
     if (self->watched[1].revents == 0) continue;
-    for (size_t i = 0; i < self->count; ++i) raw_call(SYS_pidfd_send_signal, self->first[i], SIGKILL);
+    for (size_t i = 0; i < self->count; ++i) {
+      const Call& call = self->first[i];
+      const long(&a)[5] = call.arguments;
+      raw_call(call.number, a[0], a[1], a[2], a[3], a[4]);
+    }
     break;
   }
   raw_call(SYS_exit_group, 0);
   __builtin_unreachable();
 }
 
-DeathGuard::DeathGuard(std::vector<int> pid_fds) : shared_(std::make_unique<Shared>()) {
-  shared_->pid_fds = std::move(pid_fds);
-  shared_->first = shared_->pid_fds.data();
-  shared_->count = shared_->pid_fds.size();
+DeathGuard::DeathGuard(const std::vector<int>& pid_fds) : DeathGuard(kills(pid_fds)) {}
+
+DeathGuard::DeathGuard(std::vector<Call> calls) : shared_(std::make_unique<Shared>()) {
+  shared_->calls = std::move(calls);
+  shared_->first = shared_->calls.data();
+  shared_->count = shared_->calls.size();
   shared_->us.reset(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
   if (!shared_->us) fail_errno("pidfd_open of ourselves");
   shared_->disarmed.reset(::eventfd(0, EFD_CLOEXEC));

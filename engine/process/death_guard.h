@@ -1,5 +1,5 @@
-// Ends processes when we die: for the moments in which the kernel does not do it for us (PTRACE_O_EXITKILL ends with
-// the tracing), or in which only some of them have been ended.
+// Puts right what must not outlive us when we die: ends processes in the moments in which the kernel does not do it for us
+// (PTRACE_O_EXITKILL ends with the tracing), or in which only some of them have been ended; undoes what others would see.
 #pragma once
 
 #include <sys/types.h>
@@ -11,13 +11,20 @@
 
 namespace ckpt {
 
-/// While it is armed, the death of this process, by whatever means, kills the processes of `pid_fds` with SIGKILL.
-/// Behind it stands a small process that shares our memory and descriptors, and waits. Thread-safe as any object; must
-/// be destroyed by the thread that made it.
+/// While it is armed, the death of this process, by whatever means, makes some system calls. Behind it stands a small
+/// process that shares our memory and descriptors, and waits. Thread-safe as any object; must be destroyed by the thread
+/// that made it.
 class DeathGuard {
  public:
-  /// `pid_fds` are pidfds, to stay open meanwhile. Throws Error.
-  explicit DeathGuard(std::vector<int> pid_fds);
+  struct Call {
+    long number = 0;
+    long arguments[5] = {};   // a plain array: the guard may call no function
+  };
+
+  /// `pid_fds` are pidfds, to stay open meanwhile, whose processes get a SIGKILL. Throws Error.
+  explicit DeathGuard(const std::vector<int>& pid_fds);
+  /// Descriptors and memory that the calls name must stay meanwhile. Throws Error.
+  explicit DeathGuard(std::vector<Call> calls);
   /// Disarms it.
   ~DeathGuard();
   DeathGuard(const DeathGuard&) = delete;

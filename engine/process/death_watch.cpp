@@ -4,7 +4,22 @@
 
 #include <chrono>
 
+#include "engine/process/procfs.h"
+
 namespace ckpt {
+
+void reap_ended_threads(int proc_dir, pid_t pid) {
+  for (const pid_t tid : list_tasks(proc_dir)) {
+    if (tid == pid) continue;
+    // A wait for ends takes stops of a traced thread too (wait_task_stopped() in kernel/exit.c), which are for its tracer
+    // to be seen: so it is only looked at first.
+    siginfo_t info{};
+    const auto id = static_cast<id_t>(tid);
+    if (::waitid(P_PID, id, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) != 0 || info.si_pid == 0) continue;
+    const bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
+    if (ended) ::waitid(P_PID, id, &info, WEXITED | WNOHANG | __WALL);
+  }
+}
 
 DeathWatch::~DeathWatch() {
   {
@@ -15,21 +30,11 @@ DeathWatch::~DeathWatch() {
   thread_.join();
 }
 
-void DeathWatch::add(pid_t tid) {
-  const std::lock_guard lock(mutex_);
-  tids_.push_back(tid);
-}
-
-void DeathWatch::run() {
+void DeathWatch::run(int proc_dir, pid_t pid) {
   // Mostly the tracer is through before the first time is up.
-  constexpr std::chrono::milliseconds kInterval{20};
+  constexpr std::chrono::milliseconds kInterval{5};
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, kInterval, [this] { return ends_; })) {
-    for (const pid_t tid : tids_) {
-      siginfo_t info{};
-      ::waitid(P_PID, static_cast<id_t>(tid), &info, WEXITED | WNOHANG | __WALL);
-    }
-  }
+  while (!wake_.wait_for(lock, kInterval, [this] { return ends_; })) reap_ended_threads(proc_dir, pid);
 }
 
 }  // namespace ckpt

@@ -6,34 +6,31 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
-#include <utility>
-#include <vector>
 
 namespace ckpt {
 
+/// Reaps the threads of the process that have ended and are traced by any of our threads, without waiting; never its main
+/// thread. Waiting for them afterwards says ECHILD.
+void reap_ended_threads(int proc_dir, pid_t pid);
+
 /// An execve(2) in one thread of a process waits until the others have ended, and a traced one has not ended before its
-/// tracer has waited for it (de_thread() in fs/exec.c). It holds a lock meanwhile that PTRACE_SEIZE of the next thread
-/// waits for (cred_guard_mutex): tracer and process would wait for each other for ever. So while this object lives, a
-/// thread of ours reaps those of the threads that end, whoever of our threads traces them; waiting for them afterwards
-/// says ECHILD.
+/// tracer has waited for it (de_thread() in fs/exec.c): also one that is traced from birth, and whose maker was killed
+/// before it could tell. It holds a lock meanwhile that PTRACE_SEIZE of the next thread waits for (cred_guard_mutex):
+/// tracer and process would wait for each other for ever. So while this object lives, a thread of ours reaps them.
 class DeathWatch {
  public:
-  /// Of threads that are seized already.
-  explicit DeathWatch(std::vector<pid_t> tids) : tids_(std::move(tids)), thread_([this] { run(); }) {}
+  /// `proc_dir` is the directory /proc/PID, which must outlive the object.
+  DeathWatch(int proc_dir, pid_t pid) : thread_([this, proc_dir, pid] { run(proc_dir, pid); }) {}
   ~DeathWatch();
   DeathWatch(const DeathWatch&) = delete;
   DeathWatch& operator=(const DeathWatch&) = delete;
 
-  /// A thread that has been seized.
-  void add(pid_t tid);
-
  private:
-  void run();
+  void run(int proc_dir, pid_t pid);
 
   std::mutex mutex_;   ///< guards what follows
   std::condition_variable wake_;
   bool ends_ = false;
-  std::vector<pid_t> tids_;
   std::thread thread_;
 };
 

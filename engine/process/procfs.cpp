@@ -110,7 +110,9 @@ std::vector<pid_t> list_tasks(int proc_dir) {
     const pid_t tid = number<pid_t>(entry->d_name);
     if (tid > 0) tids.push_back(tid);
   }
+  // The kernel lists some twice where the one that it listed last has died (first_tid() in fs/proc/base.c).
   std::sort(tids.begin(), tids.end());
+  tids.erase(std::unique(tids.begin(), tids.end()), tids.end());
   return tids;
 }
 
@@ -130,6 +132,21 @@ std::vector<ChildOf> list_children(int proc_dir) {
 
 uint64_t task_flags(int proc_dir, pid_t tid) {
   return number<uint64_t>(stat_fields(read_file(proc_dir, fmt::format("task/{}/stat", tid)), 7)[6]);
+}
+
+uint64_t start_ticks(pid_t pid) {
+  return number<uint64_t>(stat_fields(read_file(fmt::format("/proc/{}/stat", pid)), 20)[19]);
+}
+
+std::string read_label(const std::string& task_dir) {
+  std::string label;
+  try {
+    label = read_file(task_dir + "/attr/current");
+  } catch (const Error&) {
+    return "";  // no module that labels threads
+  }
+  while (!label.empty() && (label.back() == '\n' || label.back() == '\0')) label.pop_back();
+  return label == "unconfined" ? "" : label;
 }
 
 bool is_ending(pid_t pid) {

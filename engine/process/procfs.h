@@ -46,11 +46,18 @@ ProcStatus parse_status(std::string_view text, pid_t pid);
 /// Of /proc/PID (also of a thread's id). Throws Error(ESRCH).
 ProcStatus read_status(pid_t pid);
 
+/// What a security module confines a thread by, of the attr/current in its directory /proc/PID/task/TID; empty for
+/// nothing, which AppArmor calls "unconfined".
+std::string read_label(const std::string& task_dir);
+
 /// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
 bool is_ending(pid_t pid);
 
 /// Field 9 of /proc/PID/task/TID/stat, the kernel's flags of a thread (PF_..., include/linux/sched.h).
 uint64_t task_flags(int proc_dir, pid_t tid);
+
+/// Field 22 of /proc/PID/stat: when the process began, in clock ticks since boot. Throws Error(ESRCH, ENOENT).
+uint64_t start_ticks(pid_t pid);
 
 /// Thread ids of /proc/PID/task, ascending. Empty where the process has gone.
 std::vector<pid_t> list_tasks(int proc_dir);

@@ -13,6 +13,14 @@ uint64_t Remote::signal_mask() {
   return mask;
 }
 
+std::vector<long> Remote::run_all(std::span<const SystemCall> calls) {
+  std::vector<long> results;
+  for (const SystemCall& c : calls) {
+    results.push_back(syscall(c.nr, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5]));
+  }
+  return results;
+}
+
 long Remote::call(const char* name, long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
                   uint64_t f) {
   const long result = syscall(nr, a, b, c, d, e, f);

@@ -2,12 +2,11 @@
 
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <map>
-#include <mutex>
 
 #include "engine/base/error.h"
 #include "engine/process/restart.h"
@@ -20,117 +19,7 @@ constexpr uint64_t kRedZone = 128;
 constexpr size_t kScratch = 4096;
 constexpr size_t kMaxUndo = 4;
 constexpr uint64_t kAllSignals = ~0ull;
-constexpr std::string_view kSyscallRet("\x0f\x05\xc3", 3);
-constexpr std::string_view kSyscall("\x0f\x05", 2);
-// As assemblers write rt_sigreturn: mov $15, %rax with a sign-extended immediate, or mov $15, %eax.
-constexpr std::array<std::string_view, 2> kRestorers = {std::string_view("\x48\xc7\xc0\x0f\0\0\0\x0f\x05", 9),
-                                                        std::string_view("\xb8\x0f\0\0\0\x0f\x05", 7)};
-
-bool holds(pid_t pid, RemotePtr at, std::string_view code) {
-  std::array<char, 16> bytes{};
-  const iovec local = {bytes.data(), code.size()};
-  const iovec remote = {reinterpret_cast<void*>(at.addr), code.size()};
-  return ::process_vm_readv(pid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(code.size()) &&
-         std::string_view(bytes.data(), code.size()) == code;
-}
-
-bool holds_restorer(pid_t pid, RemotePtr at) {
-  return std::any_of(kRestorers.begin(), kRestorers.end(), [&](auto code) { return holds(pid, at, code); });
-}
-
-/// What a mapped file has, as offsets into the mapping; -1 for nothing.
-struct Found {
-  int64_t syscall_ret = -1, restorer = -1, bare_syscall = -1;
-};
-
-Found search(pid_t pid, const Mapping& m) {
-  Found found;
-  constexpr size_t kPiece = 1 << 20, kOverlap = 16;
-  std::string text(kPiece + kOverlap, '\0');
-  for (uint64_t at = m.start; at < m.end; at += kPiece) {
-    const size_t want = std::min<uint64_t>(text.size(), m.end - at);
-    const iovec local = {text.data(), want};
-    const iovec remote = {reinterpret_cast<void*>(at), want};
-    const ssize_t got = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
-    if (got <= 0) break;
-    const std::string_view piece(text.data(), static_cast<size_t>(got));
-    const auto look = [&](std::string_view code, int64_t& where) {
-      const size_t pos = where < 0 ? piece.find(code) : std::string_view::npos;
-      if (pos != std::string_view::npos) where = static_cast<int64_t>(at - m.start + pos);
-    };
-    look(kSyscallRet, found.syscall_ret);
-    for (const auto code : kRestorers) look(code, found.restorer);
-    look(kSyscall, found.bare_syscall);
-    if (found.syscall_ret >= 0 && found.restorer >= 0) break;
-  }
-  return found;
-}
-
-// Libraries are the same in every process: what was found in a file is remembered, and looked at again before
-// use.
-Found search_cached(pid_t pid, const Mapping& m) {
-  static std::mutex lock;
-  static std::map<std::array<uint64_t, 4>, Found> known;
-  const std::array<uint64_t, 4> key = {m.device, m.inode, m.offset, m.end - m.start};
-  if (m.inode != 0) {
-    const std::lock_guard guard(lock);
-    if (const auto it = known.find(key); it != known.end()) {
-      const Found& f = it->second;
-      if ((f.syscall_ret < 0 || holds(pid, {m.start + static_cast<uint64_t>(f.syscall_ret)}, kSyscallRet)) &&
-          (f.restorer < 0 || holds_restorer(pid, {m.start + static_cast<uint64_t>(f.restorer)}))) {
-        return f;
-      }
-    }
-  }
-  const Found found = search(pid, m);
-  const std::lock_guard guard(lock);
-  if (known.size() > 4096) known.clear();
-  if (m.inode != 0) known[key] = found;
-  return found;
-}
-
-// libc first: it has both, and every dynamic program has it.
-int rank(const Mapping& m) {
-  if (m.path.find("libc.so") != std::string::npos || m.path.find("libc-") != std::string::npos) return 0;
-  if (m.path.find("ld-") != std::string::npos) return 1;
-  return m.inode != 0 ? 2 : 3;
-}
-
-}  // namespace
-
-InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings) {
-  InjectionSite site;
-  std::vector<const Mapping*> code;
-  for (const Mapping& m : mappings) {
-    if (m.executable && m.readable && m.path != "[vsyscall]") code.push_back(&m);
-  }
-  std::stable_sort(code.begin(), code.end(), [](auto* a, auto* b) { return rank(*a) < rank(*b); });
-  RemotePtr bare;
-  for (const Mapping* m : code) {
-    if (site.syscall_ret.addr != 0 && site.restorer.addr != 0) break;
-    const Found found = search_cached(pid, *m);
-    const auto take = [&](RemotePtr& to, int64_t offset) {
-      if (to.addr == 0 && offset >= 0) to.addr = m->start + static_cast<uint64_t>(offset);
-    };
-    take(site.syscall_ret, found.syscall_ret);
-    take(site.restorer, found.restorer);
-    take(bare, found.bare_syscall);
-  }
-  if (site.syscall_ret.addr == 0) {
-    if (bare.addr == 0) fail(EOPNOTSUPP, "{}: the process has no system call instruction mapped", pid);
-    site.syscall_ret = bare;
-    site.restorer = {};
-  }
-  site.mappings = std::move(mappings);
-  return site;
-}
-
-bool holds_code(pid_t pid, const InjectionSite& site) {
-  if (!site.survives_us()) return site.syscall_ret.addr != 0 && holds(pid, site.syscall_ret, kSyscall);
-  return holds(pid, site.syscall_ret, kSyscallRet) && holds_restorer(pid, site.restorer);
-}
-
-namespace {
+constexpr long kErestartBlock = -516;
 
 size_t padded_frame_bytes() { return (signal_frame_bytes() + 63) & ~63ull; }
 
@@ -160,6 +49,7 @@ struct RemoteSyscall::Borrowed {
   RemotePtr undo_frames;
   size_t undo_count = 0, undo_done = 0;
   std::vector<std::byte> undo_bytes;
+  bool on_own_stack = true;
   bool seccomp_suspended = false;
 
   /// Where a call returns to if nobody is there to stop the thread behind it.
@@ -260,6 +150,7 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
     // All pieces are as large as the largest may be, that of a thread with every feature of the CPU in use.
     const size_t largest = align_up(size - area_size + b->xsave.size() + 64, 4096);
     if (const RemotePtr piece = borrow_main_stack(largest); piece.addr != 0) b->undo_frames = piece;
+    b->on_own_stack = false;
   }
   b->scratch = b->undo_frames + undo_size;
   b->frame = b->scratch + kScratch;
@@ -292,28 +183,28 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   return *borrowed_;
 }
 
+user_regs_struct RemoteSyscall::registers_for(const SystemCall& call, RemotePtr returns_to) const {
+  user_regs_struct regs = borrowed_->calling;
+  regs.rsp = returns_to.addr;
+  regs.rax = static_cast<unsigned long long>(call.nr);
+  regs.rdi = call.args[0];
+  regs.rsi = call.args[1];
+  regs.rdx = call.args[2];
+  regs.r10 = call.args[3];
+  regs.r8 = call.args[4];
+  regs.r9 = call.args[5];
+  return regs;
+}
+
 long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
   ++calls_;
-  user_regs_struct regs = prepare().calling;
-  regs.rsp = borrowed_->returns_to().addr;
-  regs.rax = static_cast<unsigned long long>(nr);
-  regs.rdi = a;
-  regs.rsi = b;
-  regs.rdx = c;
-  regs.r10 = d;
-  regs.r8 = e;
-  regs.r9 = f;
+  prepare();
+  const user_regs_struct regs = registers_for({nr, {a, b, c, d, e, f}}, borrowed_->returns_to());
   for (;;) {
     tracee_.set_registers(regs);
     tracee_.run_to_syscall_stop();  // entry
     tracee_.run_to_syscall_stop();  // exit
-    long result = static_cast<long>(tracee_.rax());
-    // A thread that was stopped on its way out of an execve reports the exit of that first, and what was taken for the
-    // exit of ours is its entry.
-    if (result == -ENOSYS && tracee_.enters_call()) {
-      tracee_.run_to_syscall_stop();
-      result = static_cast<long>(tracee_.rax());
-    }
+    const long result = static_cast<long>(tracee_.rax());
     // Interrupted by a SIGSTOP, say: the kernel would restart it, had it orig_rax >= 0 and passed
     // get_signal().
     if (result > -512 || result < -516) return result;
@@ -321,27 +212,132 @@ long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_
 }
 
 /// Frames to stand one after another at `at`, each making one call and returning into the next, the last to `after`.
-std::vector<std::byte> RemoteSyscall::frames_of(const std::vector<SystemCall>& calls, RemotePtr at,
+std::vector<std::byte> RemoteSyscall::frames_of(std::span<const SystemCall> calls, RemotePtr at,
                                                 RemotePtr after) const {
   const Borrowed& b = *borrowed_;
   const size_t step = padded_frame_bytes();
   std::vector<std::byte> frames(calls.size() * step);
   for (size_t i = 0; i < calls.size(); ++i) {
-    const auto& args = calls[i].args;
-    user_regs_struct regs = b.calling;
-    regs.rax = static_cast<unsigned long long>(calls[i].nr);
-    regs.rdi = args[0];
-    regs.rsi = args[1];
-    regs.rdx = args[2];
-    regs.r10 = args[3];
-    regs.r8 = args[4];
-    regs.r9 = args[5];
-    regs.rsp = i + 1 < calls.size() ? (at + (i + 1) * step).addr : after.addr;
+    const RemotePtr next = i + 1 < calls.size() ? at + (i + 1) * step : after;
     const SignalFrame made =
-        make_signal_frame(regs, kAllSignals, b.xsave, site_.restorer.addr, b.area.addr);
+        make_signal_frame(registers_for(calls[i], next), kAllSignals, b.xsave, site_.restorer.addr, b.area.addr);
     std::copy(made.frame.begin(), made.frame.end(), frames.begin() + static_cast<ptrdiff_t>(i * step));
   }
   return frames;
+}
+
+// ---- many calls at once ----
+//
+// Every call returns into a frame that makes the next one, without any stop between them:
+//
+//   slot i:   store | any rbx | frame of call i: rt_sigreturn with rbx = where the result of call i goes, and
+//                               rsp = slot i + 1
+//
+// A call is made at `syscall; ret`; `ret` goes to `store`, which puts the result away and pops the frame's
+// return address, rt_sigreturn. The last two calls leave a mark, and wait until we stop the thread in them. If we are
+// killed meanwhile, that wait ends by itself, and the thread returns into its own frame as after any call.
+
+namespace {
+
+constexpr size_t kSlotHead = 2 * sizeof(uint64_t);
+constexpr timespec kChainWait = {0, 250'000'000};
+
+size_t slot_bytes() { return kSlotHead + padded_frame_bytes(); }
+
+/// What follows the slots.
+struct ChainEnd {
+  std::array<int64_t, Remote::kCallsAtOnce> results{};
+  int64_t unused = 0;
+  timespec mark{}, wait = kChainWait;
+};
+
+}  // namespace
+
+RemotePtr RemoteSyscall::chain_memory(size_t size) const {
+  const Borrowed& b = *borrowed_;
+  if (!site_.survives_us() || site_.store.addr == 0 || !b.on_own_stack || tracee_.group_stopped()) return {};
+  // Under seccomp a call that is made when we are no more could be its end. Threads may differ.
+  if (site_.seccomp || (tid() != pid() && read_status(tid()).seccomp != 0)) return {};
+  // rt_sigreturn forgets how much of a sleep is left (restore_sigcontext() in arch/x86/kernel/signal_64.c).
+  if (static_cast<long>(b.regs.rax) == kErestartBlock) return {};
+  const RemotePtr at = {align_down(b.undo_frames.addr - size, 64)};
+  return is_dead_stack(site_, b.regs.rsp, at.addr) ? at : RemotePtr{};
+}
+
+std::vector<long> RemoteSyscall::run_all(std::span<const SystemCall> calls) {
+  prepare();
+  const RemotePtr at = chain_memory((kCallsAtOnce + 1) * slot_bytes() + sizeof(ChainEnd));
+  if (at.addr == 0 || calls.size() < 2) return Remote::run_all(calls);
+  std::vector<long> results;
+  for (; !calls.empty(); calls = calls.subspan(std::min(calls.size(), kCallsAtOnce))) {
+    const std::vector<long> some = run_chain(calls.first(std::min(calls.size(), kCallsAtOnce)), at);
+    results.insert(results.end(), some.begin(), some.end());
+  }
+  return results;
+}
+
+std::vector<long> RemoteSyscall::run_chain(std::span<const SystemCall> calls, RemotePtr at) {
+  calls_ += calls.size();
+  const auto slot = [&](size_t i) { return at + i * slot_bytes(); };
+  const RemotePtr end = slot(calls.size() + 1);
+  const RemotePtr mark = end + offsetof(ChainEnd, mark);
+  std::vector<std::byte> image((calls.size() + 1) * slot_bytes() + sizeof(ChainEnd));
+  const ChainEnd initial;
+  std::memcpy(image.data() + (end.addr - at.addr), &initial, sizeof initial);
+  const auto put = [&](size_t i, const SystemCall& call, RemotePtr result, RemotePtr next) {
+    user_regs_struct regs = registers_for(call, next);
+    regs.rbx = result.addr;
+    const SignalFrame made =
+        make_signal_frame(regs, kAllSignals, borrowed_->xsave, site_.restorer.addr, borrowed_->area.addr);
+    std::byte* const to = image.data() + (slot(i).addr - at.addr);
+    std::memcpy(to, &site_.store.addr, sizeof(uint64_t));
+    std::copy(made.frame.begin(), made.frame.end(), to + kSlotHead);
+  };
+  // Slot 0 holds the second call: the first one is made by hand.
+  const auto result_of = [&](size_t i) { return end + offsetof(ChainEnd, results) + i * sizeof(int64_t); };
+  user_regs_struct first = registers_for(calls[0], slot(0));
+  first.rbx = result_of(0).addr;
+  for (size_t i = 1; i < calls.size(); ++i) put(i - 1, calls[i], result_of(i), slot(i));
+  const size_t last = calls.size() - 1;
+  put(last, {SYS_clock_gettime, {CLOCK_MONOTONIC, mark.addr}}, end + offsetof(ChainEnd, unused),
+      slot(last + 1));
+  put(last + 1, {SYS_ppoll, {0, 0, (end + offsetof(ChainEnd, wait)).addr, 0, 8}}, {}, borrowed_->returns_to());
+
+  const std::vector<std::byte> own = read_stack(tracee_, at, image.size());
+  tracee_.write(at, image);
+  tracee_.set_registers(first);
+  wait_chain(at, mark);
+  const ChainEnd done = get<ChainEnd>(end);
+  // It may have been stopped on its way to the wait: away from memory that is its own again now.
+  user_regs_struct back = borrowed_->calling;
+  back.rsp = borrowed_->returns_to().addr;
+  tracee_.set_registers(back);
+  tracee_.write(at, own);
+  return {done.results.begin(), done.results.begin() + static_cast<ptrdiff_t>(calls.size())};
+}
+
+void RemoteSyscall::wait_chain(RemotePtr from, RemotePtr mark) {
+  constexpr int kSpins = 150, kSleeps = 50;
+  const auto is_done = [&] { return get<timespec>(mark).tv_sec != 0; };
+  do {
+    tracee_.go_on();
+    // It takes some 20 us where it has a CPU of its own; else it wants ours.
+    // It stops by itself where the trap of an earlier interrupt is still to come: another would only be one more of them.
+    for (int i = 0; i < kSpins + kSleeps && !is_done() && !tracee_.wait_stop({}); ++i) {
+      if (i >= kSpins) sleep_briefly(20'000);
+    }
+    if (!tracee_.stopped() && !tracee_.gone()) tracee_.interrupt();
+    tracee_.wait_stop(Tracee::Deadline::max());
+    if (!tracee_.stopped()) fail(ESRCH, "{}: thread {} has been killed", pid(), tid());
+  } while (!is_done());
+  const uint64_t rsp = tracee_.registers().rsp;
+  if (rsp < from.addr || rsp >= borrowed_->area.addr) {
+    // We have been held up for so long that it is itself again, and goes on.
+    give_back();
+    borrowed_.reset();
+    own_known_ = own_changed_ = false;
+    fail(ETIMEDOUT, "{}: thread {} could not be held while it was asked", pid(), tid());
+  }
 }
 
 void RemoteSyscall::on_our_death(const std::vector<SystemCall>& calls) {

@@ -42,34 +42,11 @@
 #include <utility>
 #include <vector>
 
-#include "engine/process/procfs.h"
+#include "engine/process/injection_site.h"
 #include "engine/process/remote.h"
 #include "engine/process/tracee.h"
 
 namespace ckpt {
-
-class RemoteSyscall;
-
-/// Where in a process code for injection stands, and which memory there is. One for all threads; not
-/// thread-safe.
-struct InjectionSite {
-  RemotePtr syscall_ret;  ///< `syscall; ret`
-  RemotePtr restorer;     ///< `mov $15, %eax; syscall`: rt_sigreturn; 0 where the process has none
-  std::vector<Mapping> mappings;
-  uint64_t main_rsp = 0;  ///< stack pointer of the main thread, 0 where not known
-  bool seccomp = false;   ///< the main thread is under seccomp
-  /// Pieces at the low end of the main stack, lent to threads on stacks of unknown bounds; oldest first.
-  std::vector<std::pair<uint64_t, RemoteSyscall*>> lent;
-  /// False where a death of ours would kill the process: there is no code for a return.
-  bool survives_us() const { return restorer.addr != 0; }
-};
-
-/// Searches the executable mappings. Throws Error(EOPNOTSUPP) where there is not even a system call
-/// instruction.
-InjectionSite find_injection_site(pid_t pid, std::vector<Mapping> mappings);
-
-/// Whether the code is still there: an exec, or the end of a library, may have come since it was found.
-bool holds_code(pid_t pid, const InjectionSite& site);
 
 /// Not thread-safe; used by the tracing thread only, while the thread is stopped.
 class RemoteSyscall : public Remote {
@@ -84,6 +61,7 @@ class RemoteSyscall : public Remote {
   pid_t tid() const override { return tracee_.tid(); }
   long syscall(long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
                uint64_t f = 0) override;
+  std::vector<long> run_all(std::span<const SystemCall> calls) override;
   void read(RemotePtr from, std::span<std::byte> to) override { tracee_.read(from, to); }
   void write(RemotePtr to, std::span<const std::byte> from) override { tracee_.write(to, from); }
   void on_our_death(const std::vector<SystemCall>& calls) override;
@@ -112,8 +90,13 @@ class RemoteSyscall : public Remote {
   struct Borrowed;  // what we have taken from the thread, and how it was
   Borrowed& prepare() const;
   RemotePtr borrow_main_stack(size_t step) const;
-  std::vector<std::byte> frames_of(const std::vector<SystemCall>& calls, RemotePtr at, RemotePtr after) const;
+  user_regs_struct registers_for(const SystemCall& call, RemotePtr returns_to) const;
+  std::vector<std::byte> frames_of(std::span<const SystemCall> calls, RemotePtr at, RemotePtr after) const;
   void give_back() const;
+  /// Where `size` bytes for run_all() are free below everything else that is borrowed; none where that is not known.
+  RemotePtr chain_memory(size_t size) const;
+  std::vector<long> run_chain(std::span<const SystemCall> calls, RemotePtr at);
+  void wait_chain(RemotePtr from, RemotePtr mark);
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;  // from what the thread has: to be set
   mutable user_regs_struct own_{};

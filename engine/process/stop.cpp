@@ -1,6 +1,7 @@
 #include "engine/process/stop.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
@@ -20,6 +21,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What a thread makes is ours from birth: or one that ends when it has made the next would be chased for ever. And an exec
+// of it is told: another thread has the id of the main thread then.
+constexpr unsigned kOptions = PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
+
 std::string read_or_empty(int dirfd, const std::string& path) {
   try {
     return read_file(dirfd, path);
@@ -36,7 +41,7 @@ StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid))
   find_code();
   // Once only: a process that makes threads faster than they are seized would never be done with. stop() finds the rest.
   seize_new_threads();
-  if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
+  if (tracees_.empty()) check_alive();
 }
 
 StoppedProcess::~StoppedProcess() { resume(); }
@@ -52,8 +57,15 @@ void StoppedProcess::find_code() {
   site_.seccomp = read_status(pid_).seccomp != 0;
 }
 
-bool StoppedProcess::has_leader() const {
-  return std::any_of(tracees_.begin(), tracees_.end(), [this](const auto& t) { return t->tid() == pid_; });
+Tracee* StoppedProcess::find(pid_t tid) const {
+  const auto it = std::find_if(tracees_.begin(), tracees_.end(), [tid](const auto& t) { return t->tid() == tid; });
+  return it == tracees_.end() ? nullptr : it->get();
+}
+
+// With no thread of it to be found: perhaps they were just ended by an exec of another one.
+void StoppedProcess::check_alive() const {
+  pollfd end = {pid_fd_.get(), POLLIN, 0};
+  if (::poll(&end, 1, 0) != 0) fail(ESRCH, "{}: the process has ended", pid_);
 }
 
 void StoppedProcess::fail_main_thread_ended() const {
@@ -77,14 +89,19 @@ bool StoppedProcess::seize_new_threads() {
   std::erase_if(fresh, [&](pid_t tid) { return std::binary_search(ours.begin(), ours.end(), tid); });
   if (fresh.empty()) return false;
   std::optional<DeathWatch> watch;
-  if (fresh.size() + ours.size() > 1) watch.emplace(std::move(ours));
+  if (fresh.size() + ours.size() > 1) watch.emplace(proc_dir_.get(), pid_);
   bool any = false;
-  for (const pid_t tid : fresh) {
-    if (!seize(tid)) continue;
-    any = true;
-    if (watch) watch->add(tid);
-  }
+  for (const pid_t tid : fresh) any |= (!ours.empty() && take_if_ours(tid)) || seize(tid);
   return any;
+}
+
+// One that is seized already: by birth, its maker having been killed before it could tell; or by a PTRACE_SEIZE that has
+// waited for the end of an exec, and thus met the thread under the id of the main thread.
+bool StoppedProcess::take_if_ours(pid_t tid) {
+  const std::string text = read_or_empty(proc_dir_.get(), fmt::format("task/{}/status", tid));
+  if (text.empty() || parse_status(text, tid).tracer != ::gettid()) return false;
+  tracees_.push_back(std::make_unique<Tracee>(pid_, tid, kOptions, Tracee::Ours{}));
+  return true;
 }
 
 // False where it has ended meanwhile; true where it is ours.
@@ -92,18 +109,17 @@ bool StoppedProcess::seize(pid_t tid) {
   constexpr int kTries = 100;
   for (int tries = 0;; ++tries) {
     try {
-      // What it makes from now on is ours from birth: or one that ends when it has made the next would be chased for ever.
-      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, PTRACE_O_TRACECLONE));
+      tracees_.push_back(std::make_unique<Tracee>(pid_, tid, kOptions));
       return true;
     } catch (const Error& e) {
       if (e.err() == ESRCH) return false;
       if (e.err() != EPERM) throw;
+      if (take_if_ours(tid)) return true;
       const std::string text = read_or_empty(proc_dir_.get(), fmt::format("task/{}/status", tid));
       if (text.empty()) return false;
       const ProcStatus status = parse_status(text, tid);
       const bool ended = status.state == 'Z' || status.state == 'X';
       if (ended && (tid != pid_ || status.threads <= 1)) return false;
-      if (!ended && status.tracer == ::gettid()) return true;  // from birth: its maker will tell
       if (!ended && status.tracer != 0) {
         fail(EBUSY, "{}: thread {} is traced already, by process {}", pid_, tid, status.tracer);
       }
@@ -126,7 +142,8 @@ bool StoppedProcess::take_born_threads(Clock::time_point deadline) {
     for (const pid_t tid : thread->take_born()) born.push_back(tid);
   }
   for (const pid_t tid : born) {
-    auto thread = std::make_unique<Tracee>(pid_, tid, Tracee::FromBirth{});
+    if (find(tid) != nullptr) continue;
+    auto thread = std::make_unique<Tracee>(pid_, tid, kOptions, Tracee::Ours{});
     if (::faccessat(proc_dir_.get(), fmt::format("task/{}", tid).c_str(), F_OK, 0) == 0) {
       tracees_.push_back(std::move(thread));
     } else {
@@ -149,29 +166,29 @@ void StoppedProcess::fail_unstoppable(const Tracee& thread) const {
        wchan.empty() || wchan == "0" ? "" : ", in ", wchan == "0" ? "" : wchan);
 }
 
-void StoppedProcess::wait_all(Clock::time_point deadline, const std::atomic<bool>* cancel) {
+void StoppedProcess::wait_for(Tracee& thread, Clock::time_point deadline, const std::atomic<bool>* cancel) {
   constexpr int kLooks = 50;
   // Its child needs a few milliseconds, or will not be done soon.
   const Clock::time_point in_vfork = Clock::now() + std::chrono::seconds(1);
-  for (const auto& thread : tracees_) {
-    int ended = 0;
-    while (!thread->wait_stop(std::min(deadline, Clock::now() + std::chrono::milliseconds(20)))) {
-      for (const auto& other : tracees_) other->notice_end();   // see DeathWatch
-      if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
-      // Its end is not reported before that of the others, which we hold; in an exec of one of them it lasts a moment.
-      if (thread->tid() == pid_ && tracees_.size() > 1) {
-        const std::string status = read_or_empty(proc_dir_.get(), "status");
-        if (!status.empty() && parse_status(status, pid_).state == 'Z' && ++ended == kLooks) fail_main_thread_ended();
-      }
-      const bool late = Clock::now() >= in_vfork && waits_in_vfork(proc_dir_.get(), thread->tid());
-      if (late || Clock::now() >= deadline) fail_unstoppable(*thread);
+  int ended = 0;
+  std::chrono::milliseconds pause{2};
+  for (; !thread.wait_stop(std::min(deadline, Clock::now() + pause)); pause = std::chrono::milliseconds(20)) {
+    reap_ended_threads(proc_dir_.get(), pid_);  // or an exec never ends: see DeathWatch
+    thread.look_again();
+    if (cancel != nullptr && cancel->load()) fail(EINTR, "{}: the checkpoint was cancelled", pid_);
+    // Its end is not reported before that of the others, which we hold; in an exec of one of them it lasts a moment.
+    if (thread.tid() == pid_ && tracees_.size() > 1) {
+      const std::string status = read_or_empty(proc_dir_.get(), "status");
+      if (!status.empty() && parse_status(status, pid_).state == 'Z' && ++ended == kLooks) fail_main_thread_ended();
     }
+    const bool late = Clock::now() >= in_vfork && waits_in_vfork(proc_dir_.get(), thread.tid());
+    if (late || Clock::now() >= deadline) fail_unstoppable(thread);
   }
 }
 
-void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline) {
+void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline, const std::atomic<bool>* cancel) {
   constexpr int kTurns = 40;
-  constexpr timespec kMoment = {0, 10'000};
+  constexpr std::chrono::microseconds kMoment{15};
   const auto vdso = std::find_if(site_.mappings.begin(), site_.mappings.end(),
                                  [](const Mapping& m) { return m.path == "[vdso]"; });
   if (vdso == site_.mappings.end()) return;
@@ -179,9 +196,13 @@ void StoppedProcess::leave_vdso(Tracee& thread, Clock::time_point deadline) {
     const uint64_t ip = thread.registers().rip;
     if (ip < vdso->start || ip >= vdso->end) return;
     thread.go_on();
-    ::nanosleep(&kMoment, nullptr);
+    // Long enough for it to be on its CPU again; a sleep would be several times as long. But it may want ours.
+    const auto until = Clock::now() + kMoment;
+    if (turn % 4 == 3) sleep_briefly(10'000);
+    while (Clock::now() < until) {
+    }
     thread.interrupt();
-    if (!thread.wait_stop(deadline)) fail_unstoppable(thread);
+    wait_for(thread, deadline, cancel);
   }
 }
 
@@ -199,21 +220,26 @@ void StoppedProcess::interrupt() {
 void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::milliseconds limit) {
   if (stopped_at_ == Clock::time_point{} || resumed_at_ != Clock::time_point{}) interrupt();
   try {
-    // A running thread may make another one until it stops itself.
+    // A running thread may make another one, or execute another program, until it stops itself.
     const auto deadline = stopped_at_ + limit;
-    for (bool more = true, asked = true; more; asked = false) {
+    for (bool asked = true;; asked = false) {
       for (const auto& thread : tracees_) {
         if (!asked) thread->interrupt();
       }
-      wait_all(deadline, cancel);
+      for (const auto& thread : tracees_) wait_for(*thread, deadline, cancel);
       for (const auto& thread : tracees_) {
-        if (outside_vdso_) leave_vdso(*thread, deadline);
+        if (outside_vdso_) leave_vdso(*thread, deadline, cancel);
       }
-      more = take_born_threads(deadline);
+      bool more = take_born_threads(deadline);
       std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
-      if (!has_leader()) fail(ESRCH, "{}: the process has ended", pid_);
-      if (Clock::now() >= deadline) fail(EBUSY, "{}: it makes threads faster than they can be stopped", pid_);
       more |= seize_new_threads() || !holds_all_threads();
+      // Last: as long as the main thread stands where it stood, no thread has made an exec, which would have ended others.
+      Tracee* const leader = find(pid_);
+      if (leader != nullptr && leader->look_again() && !more) break;
+      for (const auto& thread : tracees_) thread->look_again();
+      std::erase_if(tracees_, [](const auto& t) { return t->gone(); });
+      if (tracees_.empty()) check_alive();
+      if (Clock::now() >= deadline) fail(EBUSY, "{}: it makes threads faster than they can be stopped", pid_);
     }
     std::sort(tracees_.begin(), tracees_.end(),
               [](const auto& a, const auto& b) { return a->tid() < b->tid(); });

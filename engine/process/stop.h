@@ -74,13 +74,15 @@ class StoppedProcess {
 
  private:
   void find_code();
-  bool has_leader() const;
+  Tracee* find(pid_t tid) const;
+  void check_alive() const;
   bool holds_all_threads() const;
   bool seize_new_threads();
+  bool take_if_ours(pid_t tid);
   bool seize(pid_t tid);
   bool take_born_threads(std::chrono::steady_clock::time_point deadline);
-  void wait_all(std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
-  void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline);
+  void wait_for(Tracee& thread, std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
+  void leave_vdso(Tracee& thread, std::chrono::steady_clock::time_point deadline, const std::atomic<bool>* cancel);
   [[noreturn]] void fail_unstoppable(const Tracee& thread) const;
   [[noreturn]] void fail_main_thread_ended() const;
 

@@ -1,6 +1,7 @@
 #include "engine/process/told_remote.h"
 
 #include <asm/prctl.h>
+#include <linux/keyctl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -103,6 +104,34 @@ long ToldRemote::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d
   return thread_.syscall(nr, there(a), there(b), there(c), there(d), there(e), there(f));
 }
 
+std::vector<long> ToldRemote::run_all(std::span<const SystemCall> calls) {
+  std::vector<long> results;
+  std::vector<SystemCall> unknown;
+  std::vector<size_t> places;
+  for (const SystemCall& call : calls) {
+    const auto told = answer(call.nr, call.args);
+    if (!told) {
+      unknown.push_back(call);
+      places.push_back(results.size());
+    }
+    results.push_back(told.value_or(0));
+  }
+  if (unknown.empty()) return results;
+  move_in();
+  for (SystemCall& call : unknown) {
+    for (uint64_t& argument : call.args) argument = there(argument);
+  }
+  const std::vector<long> made = thread_.run_all(unknown);
+  for (size_t i = 0; i < made.size(); ++i) results[places[i]] = made[i];
+  return results;
+}
+
+uint64_t ToldRemote::future_lock() const {
+  const uint32_t flags = process_->process.flags;
+  if ((flags & CKPT_PROCESS_LOCK_FUTURE) == 0) return 0;
+  return (flags & CKPT_PROCESS_LOCK_ON_FAULT) != 0 ? 2 : 1;
+}
+
 std::optional<long> ToldRemote::answer(long nr, const Arguments& a) {
   const ckpt_process& process = process_->process;
   switch (nr) {
@@ -122,6 +151,8 @@ std::optional<long> ToldRemote::answer(long nr, const Arguments& a) {
       if (a[0] >= std::size(process.intervals)) return std::nullopt;
       return give(a[1], interval_of(process.intervals[a[0]]));
     case SYS_timer_gettime: return answer_timer(a);
+    case SYS_keyctl: return answer_keyring(a);
+    case SYS_pkey_mprotect: return answer_protection_key(a);
     case SYS_arch_prctl:
       if (a[0] == ARCH_GET_CPUID) return (facts_.flags & CKPT_THREAD_NO_CPUID) == 0;
       if (a[0] == ARCH_GET_XCOMP_PERM) return give(a[1], facts_.xfeatures_permitted);
@@ -136,6 +167,24 @@ std::optional<long> ToldRemote::answer_timer(const Arguments& a) {
   const auto found = std::ranges::find(timers, static_cast<int>(a[0]), &ckpt_timer::id);
   if (found == timers.end()) return std::nullopt;
   return give(a[1], setting_of(*found));
+}
+
+// -ENOKEY also for a session keyring that is the user's: the kernel would give it to the process by being asked.
+std::optional<long> ToldRemote::answer_keyring(const Arguments& a) const {
+  if (a[0] != KEYCTL_GET_KEYRING_ID || a[2] != 0) return std::nullopt;
+  const auto told = [](int32_t serial) { return serial == 0 ? long{-ENOKEY} : long{serial}; };
+  switch (static_cast<int>(a[1])) {
+    case KEY_SPEC_THREAD_KEYRING: return told(facts_.thread_keyring);
+    case KEY_SPEC_PROCESS_KEYRING: return told(facts_.process_keyring);
+    case KEY_SPEC_SESSION_KEYRING: return told(facts_.session_keyring);
+    default: return std::nullopt;
+  }
+}
+
+// Of no memory: whether the key is allocated (do_mprotect_pkey() in mm/mprotect.c).
+std::optional<long> ToldRemote::answer_protection_key(const Arguments& a) const {
+  if (a[0] != 0 || a[3] >= 16) return std::nullopt;
+  return (process_->process.protection_keys >> a[3] & 1) != 0 ? -ENOMEM : -EINVAL;
 }
 
 std::optional<long> ToldRemote::answer_prctl(const Arguments& a) {
@@ -159,8 +208,8 @@ std::optional<long> ToldRemote::answer_prctl(const Arguments& a) {
   }
 }
 
-std::vector<std::unique_ptr<Remote>> told_remotes(const StoppedProcess& process, int module) {
-  std::vector<std::unique_ptr<Remote>> remotes;
+std::vector<std::unique_ptr<ToldRemote>> told_remotes(const StoppedProcess& process, int module) {
+  std::vector<std::unique_ptr<ToldRemote>> remotes;
   const auto facts = std::make_shared<ProcessFacts>();
   if (!ask_process(module, process.pid(), *facts)) return remotes;
   for (const auto& thread : process.threads()) {

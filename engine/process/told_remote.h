@@ -35,17 +35,24 @@ class ToldRemote : public Remote {
   /// Nowhere in the process as long as nothing is run in it.
   RemotePtr scratch() const override;
   size_t scratch_size() const override { return scratch_.size(); }
+  /// Those that are known are answered first, the others made.
+  std::vector<long> run_all(std::span<const SystemCall> calls) override;
   uint64_t signal_mask() override { return thread_.signal_mask(); }
   void on_our_death(const std::vector<SystemCall>& calls) override { thread_.on_our_death(calls); }
   void drop_first_on_death() override { thread_.drop_first_on_death(); }
   RemotePtr on_death_argument(size_t argument) override { return thread_.on_death_argument(argument); }
   RemotePtr put_calls(const std::vector<SystemCall>& calls, size_t& offset) override;
 
+  /// Whether memory to come is locked, in the words of the record lock_future (engine/memory/memory_marks.h).
+  uint64_t future_lock() const;
+
  private:
   using Arguments = std::array<uint64_t, 6>;
   std::optional<long> answer(long nr, const Arguments& a);
   std::optional<long> answer_prctl(const Arguments& a);
   std::optional<long> answer_timer(const Arguments& a);
+  std::optional<long> answer_keyring(const Arguments& a) const;
+  std::optional<long> answer_protection_key(const Arguments& a) const;
   template <typename T>
   long give(uint64_t at, const T& value) {
     write(RemotePtr{at}, std::as_bytes(std::span<const T, 1>(&value, 1)));
@@ -65,6 +72,6 @@ class ToldRemote : public Remote {
 
 /// One a thread of a stopped process, in the order of its remotes(). Empty where the module does not tell: it is not of our
 /// version, we may not ask, the process has changed its timers meanwhile.
-std::vector<std::unique_ptr<Remote>> told_remotes(const StoppedProcess& process, int module);
+std::vector<std::unique_ptr<ToldRemote>> told_remotes(const StoppedProcess& process, int module);
 
 }  // namespace ckpt

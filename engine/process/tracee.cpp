@@ -2,7 +2,7 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -22,7 +22,7 @@ namespace {
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
 constexpr size_t kSigsetBytes = 8;            // of the kernel
-constexpr int kStopSpins = 200;
+constexpr int kStopSpins = 400;  // some 100 us
 
 int ptrace_request(int what, pid_t tid, void* addr, void* data) {
   return static_cast<int>(::ptrace(static_cast<__ptrace_request>(what), tid, addr, data));
@@ -34,6 +34,17 @@ bool is_signal(int status) { return WIFSTOPPED(status) && status >> 16 == 0 && W
 void* as_data(unsigned long value) { return reinterpret_cast<void*>(value); }
 
 }  // namespace
+
+void sleep_briefly(long nanoseconds) {
+  // The kernel would add up to 50 us to the sleep of a thread that has not said otherwise.
+  static thread_local const int exact = ::prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+  static_cast<void>(exact);
+  const timespec pause = {0, nanoseconds};
+  ::nanosleep(&pause, nullptr);
+}
+
+Tracee::Tracee(pid_t pid, pid_t tid, unsigned options, Ours)
+    : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {}
 
 Tracee::Tracee(pid_t pid, pid_t tid, unsigned options)
     : pid_(pid), tid_(tid), options_(PTRACE_O_TRACESYSGOOD | options) {
@@ -83,7 +94,8 @@ void Tracee::note_stop(int status) {
 }
 
 bool Tracee::wait_stop(Deadline deadline) {
-  // waitpid(2) knows no time limit. A running thread stops within some 10 us, so yield first and sleep later.
+  // waitpid(2) knows no time limit. A running thread stops within some 10 us, so look first and sleep later. Never yield:
+  // on a busy machine that gives away a whole time slice, while whoever sleeps is woken in time.
   int spins = 0;
   while (state_ == State::running) {
     int status = 0;
@@ -95,51 +107,56 @@ bool Tracee::wait_stop(Deadline deadline) {
     }
     if (got == 0) {
       if (std::chrono::steady_clock::now() > deadline) return false;
-      if (++spins < 500) {
-        ::sched_yield();
-      } else {
-        const timespec pause = {0, spins < 700 ? 50'000 : 2'000'000};
-        ::nanosleep(&pause, nullptr);
-      }
+      if (++spins > kStopSpins) sleep_briefly(spins < kStopSpins + 200 ? 20'000 : 2'000'000);
       continue;
     }
-    note_stop(status);
-    if (state_ != State::stopped || status >> 16 == PTRACE_EVENT_STOP) break;
-    const bool cloned = status >> 16 == PTRACE_EVENT_CLONE;
-    if (cloned) {
-      unsigned long tid = 0;
-      if (ptrace_request(PTRACE_GETEVENTMSG, tid_, nullptr, &tid) == 0) born_.push_back(static_cast<pid_t>(tid));
-    }
-    // A signal on its way, or an event: pass it on; the interrupt's trap is still to come.
-    state_ = State::running;
-    if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal(status) ? WSTOPSIG(status) : 0)) < 0 &&
-        errno != ESRCH) {
-      fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
-    }
-    // But the event has swallowed it where it came from inside of clone(2) (ptrace_stop() in kernel/signal.c).
-    if (cloned) interrupt();
+    take(status);
   }
   return true;
 }
 
-void Tracee::notice_end() {
-  if (state_ == State::running) {
-    if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return;
-    // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
-    // end is not reported before that of the others.
-    const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
-    std::array<char, 128> text{};
-    if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
-      const char* const name_end = std::strrchr(text.data(), ')');
-      if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return;
-    }
-    state_ = State::gone;
-    return;
+void Tracee::take(int status) {
+  note_stop(status);
+  const int event = status >> 16;
+  if (state_ != State::stopped || event == PTRACE_EVENT_STOP) return;
+  if (event == PTRACE_EVENT_CLONE) {
+    unsigned long tid = 0;
+    if (ptrace_request(PTRACE_GETEVENTMSG, tid_, nullptr, &tid) == 0) born_.push_back(static_cast<pid_t>(tid));
   }
-  int status = 0;
-  const pid_t got = state_ == State::stopped ? ::waitpid(tid_, &status, __WALL | WNOHANG) : 0;
-  if (got > 0) note_stop(status);
-  if (got < 0 && errno == ECHILD) state_ = State::gone;
+  // A signal on its way, or an event: pass it on; the interrupt's trap is still to come.
+  state_ = State::running;
+  if (ptrace_request(PTRACE_CONT, tid_, nullptr, as_data(is_signal(status) ? WSTOPSIG(status) : 0)) < 0 &&
+      errno != ESRCH) {
+    fail_errno("{}: thread {}: PTRACE_CONT", pid_, tid_);
+  }
+  // But the event has swallowed it where it came from inside of clone(2) or execve(2) (ptrace_stop() in kernel/signal.c);
+  // and after an execve this is the thread that made it, which may never have been asked.
+  if (event != 0) interrupt();
+}
+
+bool Tracee::look_again() {
+  if (state_ == State::stopped) {
+    // In this order: where the request is granted and the wait has nothing new, this is the stop that was waited for.
+    errno = 0;
+    const bool stands = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr) != -1 || errno != ESRCH;
+    int status = 0;
+    const pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
+    if (got == 0 && stands) return true;
+    state_ = got < 0 ? State::gone : State::running;
+    if (got > 0) take(status);
+  }
+  if (state_ != State::running) return false;
+  if (wait_stop({}) || ptrace_request(PTRACE_INTERRUPT, tid_, nullptr, nullptr) == 0 || errno != ESRCH) return false;
+  // Not ours any more: an exec has given the id to a thread that we have not seized. Or it is the main thread, whose
+  // end is not reported before that of the others.
+  const UniqueFd proc(::open(fmt::format("/proc/{}/stat", tid_).c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 128> text{};
+  if (proc && ::read(proc.get(), text.data(), text.size() - 1) > 0) {
+    const char* const name_end = std::strrchr(text.data(), ')');
+    if (name_end != nullptr && std::strncmp(name_end, ") Z", 3) == 0) return false;
+  }
+  state_ = State::gone;
+  return false;
 }
 
 void Tracee::run_to_syscall_stop() {
@@ -149,10 +166,7 @@ void Tracee::run_to_syscall_stop() {
     int status = 0;
     pid_t got = 0;
     // It stops within a few microseconds. Where it has a CPU of its own, waking us up would take longer than that.
-    for (int spins = 0; spins < kStopSpins && got == 0; ++spins) {
-      got = ::waitpid(tid_, &status, __WALL | WNOHANG);
-      if (got == 0) ::sched_yield();
-    }
+    for (int spins = 0; spins < kStopSpins && got == 0; ++spins) got = ::waitpid(tid_, &status, __WALL | WNOHANG);
     if (got == 0) {
       do got = ::waitpid(tid_, &status, __WALL);
       while (got < 0 && errno == EINTR);
@@ -180,9 +194,14 @@ void Tracee::go_on() {
 void Tracee::detach(int signal) {
   if (state_ != State::stopped) return;
   state_ = State::gone;
-  if (ptrace_request(PTRACE_DETACH, tid_, nullptr, as_data(signal)) < 0 && errno != ESRCH) {
-    fail_errno("{}: thread {}: PTRACE_DETACH", pid_, tid_);
-  }
+  if (ptrace_request(PTRACE_DETACH, tid_, nullptr, as_data(signal)) == 0) return;
+  if (errno != ESRCH) fail_errno("{}: thread {}: PTRACE_DETACH", pid_, tid_);
+  // Killed meanwhile, by an execve(2) of a thread that has been let go before, say, which waits until we have waited for
+  // this one. Not the main thread: its end is for its parent to be waited for.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  if (tid_ == pid_) return;
+  state_ = State::running;
+  wait_stop(deadline);
 }
 
 user_regs_struct Tracee::registers() const {
@@ -203,12 +222,6 @@ uint64_t Tracee::rax() const {
   const long value = ::ptrace(PTRACE_PEEKUSER, tid_, offsetof(user_regs_struct, rax), nullptr);
   if (value == -1 && errno == ESRCH) fail(ESRCH, "{}: thread {} has been killed", pid_, tid_);
   return static_cast<uint64_t>(value);
-}
-
-bool Tracee::enters_call() const {
-  __ptrace_syscall_info info{};
-  request(PTRACE_GET_SYSCALL_INFO, as_data(sizeof info), &info, "PTRACE_GET_SYSCALL_INFO");
-  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
 }
 
 std::vector<std::byte> Tracee::xsave() const {

@@ -39,14 +39,18 @@ struct RseqConfig {
   uint32_t flags = 0;
 };
 
+/// For waits that are over in a moment, exact to a microsecond or so on an idle CPU.
+void sleep_briefly(long nanoseconds);
+
 class Tracee {
  public:
   /// Seizes the thread. `options` are added to PTRACE_O_TRACESYSGOOD. Throws Error: ESRCH (gone, or ended),
   /// EPERM.
   Tracee(pid_t pid, pid_t tid, unsigned options = 0);
-  /// A thread that is ours from birth (take_born()).
-  struct FromBirth {};
-  Tracee(pid_t pid, pid_t tid, FromBirth) : pid_(pid), tid_(tid) {}
+  /// A thread that is ours already: from birth (take_born()), or as another one in whose place it has come. `options` are
+  /// those that its maker, or the other one, was seized with.
+  struct Ours {};
+  Tracee(pid_t pid, pid_t tid, unsigned options, Ours);
   /// Detaches if the thread is stopped. A thread that still runs stays seized until the calling thread ends.
   ~Tracee();
   Tracee(const Tracee&) = delete;
@@ -65,8 +69,10 @@ class Tracee {
   using Deadline = std::chrono::steady_clock::time_point;
   /// Waits until the thread has stopped or gone; false when the deadline has passed.
   bool wait_stop(Deadline deadline);
-  /// Takes note of the thread's end, if it has come, without waiting; stopped or not.
-  void notice_end();
+  /// Without waiting: true where the thread stands in the stop that it was found in before. An execve(2) of another thread
+  /// ends a stopped one, and gives the id of the main thread to the thread that made it (de_thread() in fs/exec.c), for
+  /// which this object stands from then on: not stopped then, but asked to. Gone where we have not seized that one.
+  bool look_again();
   /// With PTRACE_O_TRACECLONE: what the thread has made since the last call, by clone(2) and not as fork(2) does. Each is
   /// ours from birth and about to stop.
   std::vector<pid_t> take_born() { return std::exchange(born_, {}); }
@@ -81,8 +87,6 @@ class Tracee {
   // The thread must be stopped. These throw Error(ESRCH) if it has been killed meanwhile.
   user_regs_struct registers() const;
   void set_registers(const user_regs_struct& regs);
-  /// In a system-call stop: whether it is that of the entry (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
-  bool enters_call() const;
   /// rax alone: one word instead of the whole set.
   uint64_t rax() const;
   /// The whole XSAVE area in the standard format (NT_X86_XSTATE).
@@ -109,6 +113,7 @@ class Tracee {
   enum class State { running, stopped, gone };
   long request(int what, void* addr, void* data, const char* name) const;
   void note_stop(int status);
+  void take(int status);
 
   pid_t pid_;
   pid_t tid_;

@@ -107,6 +107,11 @@ int errno_of(const rocksdb::Status& status) {
   return EIO;
 }
 
+std::string text_of(const rocksdb::Status& status) {
+  const int err = errno_of(status);
+  return err == ENOSPC || err == EDQUOT || err == EFBIG ? errno_text(err) : status.ToString();
+}
+
 Database::Database(const std::string& dir) : dir_(dir), recovery_(std::make_shared<Recovery>(dir)) {
   make_directory(dir);
   check_version(dir);

@@ -17,11 +17,14 @@ class Recovery;
 /// errno for a status that is not ok.
 int errno_of(const rocksdb::Status& status);
 
+/// What is wrong: of a disk without room no more than that, since RocksDB's text names the file once more.
+std::string text_of(const rocksdb::Status& status);
+
 /// Throws Error("OBJECT: text of the status") unless it is ok.
 template <typename... Args>
 void check_status(const rocksdb::Status& status, LocatedFormat<std::type_identity_t<Args>...> format, Args&&... args) {
   if (status.ok()) return;
-  throw Error(errno_of(status), fmt::format(format.format, std::forward<Args>(args)...) + ": " + status.ToString(),
+  throw Error(errno_of(status), fmt::format(format.format, std::forward<Args>(args)...) + ": " + text_of(status),
               format.where);
 }
 

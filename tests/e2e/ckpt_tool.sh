@@ -55,6 +55,8 @@ wait_until "[ -s $work/numbers ]"
 expect 0 ckpt --json save "$pid"
 says '"outcome"'
 expect 0 ckpt save --name second "$pid"
+expect 0 ckpt save --no-sockets --name third "$pid"
+expect 0 ckpt rm third
 expect 1 ckpt save 999999999
 says '999999999'
 expect 2 ckpt save
@@ -83,6 +85,7 @@ says 'fds/3'
 end_sample
 expect 1 ckpt restore "$work/copy"
 says 'fds/3'
+[ ! -e "$work/mnt/restore/copy" ] || fail 'a failed attempt is left in restore/'
 ! kill -0 "$pid" 2>/dev/null || fail 'an image that was not sealed runs'
 expect 0 ckpt seal "$work/copy"
 expect 0 ckpt check "$work/copy"
@@ -124,6 +127,7 @@ expect 0 ckpt check --full
 says 'all good'
 expect 0 ckpt check second
 expect 0 ckpt check --kernel
+says 'pidfd_getfd .* 5.6 .*; else no checkpoint'
 expect 0 ckpt rm second
 expect 1 ckpt rm second
 expect 0 ckpt gc --dry-run

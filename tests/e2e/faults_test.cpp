@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <fstream>
 #include <memory>
 #include <random>
+#include <regex>
 #include <thread>
 
 #include "program.h"
@@ -82,15 +84,34 @@ class FaultyImages : public Faults {
   void expect_not_resumed(const std::string& word) {
     if (!program_gone_) program_->kill_and_reap();
     program_gone_ = true;
-    const std::string message = resume(mount_, archive_);
+    const std::string message = last_message_ = resume(mount_, archive_);
     EXPECT_NE(message, "") << "it was resumed";
     EXPECT_NE(message.find(word), std::string::npos) << "no '" << word << "' in: " << message;
     EXPECT_NE(kill(program_->pid(), 0), 0) << "a process is left";
     expect_alive();
   }
 
+  /// The last close failed with this.
+  void expect_said(int error) const {
+    EXPECT_NE(last_message_.find(strerror(error)), std::string::npos) << last_message_;
+  }
+
+  /// Edits a file of the archive, wherever the pattern fits.
+  void replace_line(const std::string& name, const std::string& pattern, const std::string& text) const {
+    const std::string before = read_file(file(name));
+    const std::string after = std::regex_replace(before, std::regex(pattern), text);
+    ASSERT_TRUE(before != after) << name << " holds no " << pattern;
+    write_file(file(name), after);
+  }
+
+  void seal() const {
+    const CommandResult sealed = run({CKPT_BIN_DIR "/ckpt", "seal", archive_});
+    ASSERT_EQ(sealed.status, 0) << sealed.output;
+  }
+
   std::unique_ptr<CheckProgram> program_;
   bool program_gone_ = false;
+  std::string last_message_;
   std::string name_, archive_;
 };
 
@@ -195,6 +216,29 @@ TEST_F(Faults, unsupported_descriptor) {
   expect_refused(outcome, EOPNOTSUPP, "fd " + fd);
   EXPECT_NE(outcome.sentence.find("userfaultfd"), std::string::npos) << outcome.sentence;
   EXPECT_TRUE(program.running());
+}
+
+TEST_F(Faults, store_full) {
+  const TemporaryDirectory small;
+  ASSERT_EQ(::mount("none", small.path().c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=4m"), 0) << strerror(errno);
+  {
+    Mount mount("store=" + small.path() + "/store");
+    ASSERT_TRUE(mount.mounted());
+    std::ofstream(small.path() + "/filling") << std::string(8 << 20, 'x');
+    auto program = start("mem_private");
+    ASSERT_TRUE(program);
+    const std::string pid = std::to_string(program->pid());
+    const Outcome outcome = mount.command(pid);
+    EXPECT_EQ(outcome.error, ENOSPC) << outcome.sentence;
+    const std::string store = small.path() + "/store", room = strerror(ENOSPC);
+    EXPECT_TRUE(outcome.sentence.starts_with(pid + ": " + store)) << outcome.sentence;
+    EXPECT_TRUE(outcome.sentence.ends_with(room + "\n")) << outcome.sentence;
+    EXPECT_EQ(outcome.sentence.find(store), outcome.sentence.rfind(store)) << outcome.sentence;
+    EXPECT_EQ(outcome.sentence.find(room), outcome.sentence.rfind(room)) << outcome.sentence;
+    EXPECT_TRUE(fs::is_empty(mount.path("images")));
+    expect_unharmed(*program);
+  }
+  EXPECT_EQ(::umount2(small.path().c_str(), MNT_DETACH), 0) << strerror(errno);
 }
 
 TEST_F(Faults, process_of_another) {
@@ -305,6 +349,52 @@ TEST_F(FaultyImages, manifest_of_noise) {
 TEST_F(FaultyImages, manifest_that_leads_out) {
   replace_text(file("manifest"), "\"maps\"", "\"../../../../etc/passwd\"");
   expect_not_resumed("passwd");
+}
+
+TEST_F(FaultyImages, of_a_newer_format) {
+  replace_text(file("manifest"), "\"format\": 1", "\"format\": 2");
+  expect_not_resumed("format 2");
+}
+
+TEST_F(FaultyImages, of_another_architecture) {
+  replace_text(file("manifest"), "x86_64", "aarch64");
+  expect_not_resumed("aarch64");
+  expect_said(ENOEXEC);
+}
+
+TEST_F(FaultyImages, of_a_cpu_with_more_features) {
+  replace_line("manifest", "\"xfeatures\": \"0x[0-9a-f]+\"", "\"xfeatures\": \"0x7fffffffffffffff\"");
+  expect_not_resumed("XSAVE");
+  expect_said(ENOEXEC);
+}
+
+TEST_F(FaultyImages, whose_file_has_another_size) {
+  replace_line("files", "\nsize [0-9]+", "\nsize 12");
+  seal();
+  expect_not_resumed("size 12");
+  expect_said(ESTALE);
+}
+
+TEST_F(FaultyImages, whose_file_was_written_since) {
+  replace_line("files", "\nmtime_ns [0-9]+", "\nmtime_ns 12");
+  seal();
+  expect_not_resumed("modified");
+  expect_said(ESTALE);
+}
+
+TEST_F(FaultyImages, whose_file_is_another_build) {
+  replace_line("files", "\nbuild_id [0-9a-f]+", "\nbuild_id 1234abcd");
+  seal();
+  expect_not_resumed("build");
+  expect_said(ESTALE);
+}
+
+TEST_F(FaultyImages, whose_file_is_gone) {
+  replace_line("files", "\nhandle [^\n]*", "");
+  replace_line("files", "\npath /", "\npath /no-such-directory/");
+  seal();
+  expect_not_resumed("/no-such-directory/");
+  expect_said(ENOENT);
 }
 
 TEST_F(FaultyImages, intact_after_all) {

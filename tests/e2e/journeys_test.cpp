@@ -103,9 +103,37 @@ const Way ways[] = {
      "cd $out/$image; find . ! -type d ! -name manifest | while read -r f; do mkdir -p $mnt/restore/$image/${f%/*};"
      "if [ -L $f ]; then cp -a $f $mnt/restore/$image/$f; else dd bs=7000 status=none < $f > $mnt/restore/$image/$f;"
      "fi; done; cat manifest > $mnt/restore/$image/manifest"},
+    // Whoever had copied a part, in an order of his own, and copies all again: the image is complete in the middle of it.
+    {"after_half_a_copy", "cp -a $mnt/images/$image $out/",
+     "mkdir $mnt/restore/$image; cd $out/$image; cp -a --parents manifest vdso timers threads $mnt/restore/$image/;"
+     "head -c 100 maps > $mnt/restore/$image/maps; cp -a $out/$image $mnt/restore/"},
+    {"and_a_file_that_is_not_listed", "cp -a $mnt/images/$image $out/",
+     "cd $out/$image; mkdir $mnt/restore/$image; touch zzz;"
+     "cp -a --parents $(find . ! -type d ! -name zzz) zzz $mnt/restore/$image/"},
 };
 
 INSTANTIATE_TEST_SUITE_P(, Ways, testing::ValuesIn(ways), [](const auto& way) { return std::string(way.param.name); });
+
+TEST_F(Journeys, what_comes_after_the_resume_is_compared) {
+  auto program = start("umask");
+  ASSERT_TRUE(program);
+  const std::string image = std::to_string(program->pid());
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  program->kill_and_reap();
+  shell("cp -a $mnt/images/$image $out/; mkdir $mnt/restore/$image; cd $out/$image; "
+        "cp -a --parents $(find . ! -type d ! -name maps) $mnt/restore/$image/; echo '# changed' >> process; "
+        "! cp -a --parents maps vdso process $mnt/restore/$image/", image);
+  EXPECT_NE(output_.find("Stale file handle"), std::string::npos) << output_;
+  EXPECT_EQ(output_.find("vdso"), std::string::npos) << output_;
+  shell("grep 'process came after the resume, and is not what was resumed' $mnt/ctl", image);
+  expect_ok(*program);
+}
+
+TEST_F(Journeys, a_pid_of_another_namespace_is_refused) {
+  // 1 is the shell in there, and init out here.
+  shell("unshare --pid --fork bash -c '! echo 1 > $mnt/ctl; grep \"1: a pid of another pid namespace\" $mnt/ctl'");
+  EXPECT_TRUE(fs::is_empty(mount_.path("images")));
+}
 
 TEST_F(Journeys, inside_the_mount) {
   auto program = start("mem_private");

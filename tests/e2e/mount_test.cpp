@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -365,9 +367,42 @@ TEST(Ckptfs, Usage) {
   const TemporaryDirectory directory;
   const std::string mountpoint = directory.path() + "/mnt";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", "store=" + directory.path() + "/store", mountpoint}).status, 0);
+  for (const std::string& wrong : {directory.path() + "/nothing", directory.path() + "/file"}) {
+    if (wrong.ends_with("file")) write_file(wrong, "untouched");
+    const CommandResult refused = run({CKPT_BIN_DIR "/ckptfs", "-o", "store=" + directory.path() + "/store", wrong});
+    EXPECT_NE(refused.status, 0);
+    EXPECT_TRUE(refused.output.starts_with("ckptfs: " + wrong + ": cannot be mounted on: ")) << refused.output;
+    EXPECT_EQ(std::ranges::count(refused.output, '\n'), 1) << refused.output;
+  }
+  EXPECT_EQ(read_file(directory.path() + "/file"), "untouched");
   std::filesystem::create_directory(mountpoint);
   const std::string options = "nonsense,store=" + directory.path() + "/store";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", options, mountpoint}).status, 0);
+}
+
+TEST(Ckptfs, TellsTheServiceManagerThatItIsMounted) {
+  const TemporaryDirectory directory;
+  const std::string mountpoint = directory.path() + "/mnt", path = directory.path() + "/notify";
+  std::filesystem::create_directory(mountpoint);
+  const int manager = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  ASSERT_LT(path.size(), sizeof(address.sun_path));
+  path.copy(address.sun_path, path.size());
+  ASSERT_EQ(::bind(manager, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const CommandResult started = run({"env", "NOTIFY_SOCKET=" + path, CKPT_BIN_DIR "/ckptfs", "-o",
+                                     "store=" + directory.path() + "/store", mountpoint});
+  EXPECT_EQ(started.status, 0) << started.output;
+  char said[64];
+  const ssize_t n = ::recv(manager, said, sizeof(said), 0);
+  EXPECT_EQ(std::string(said, n > 0 ? static_cast<size_t>(n) : 0), "READY=1");
+  ::close(manager);
+  EXPECT_TRUE(exists(mountpoint + "/ctl"));
+  EXPECT_EQ(run({"fusermount3", "-u", mountpoint}).status, 0);
+  // Its store is closed when it has ended.
+  EXPECT_TRUE(wait_until([&] {
+    return run({CKPT_BIN_DIR "/ckpt", "--store", directory.path() + "/store", "ls"}).status == 0;
+  }));
 }
 
 TEST_F(MountTest, CtlLentToRootObeysItsOpener) {

@@ -1,11 +1,13 @@
 // Trees of real processes at the mount: a shell whose child asks for its checkpoint, cores of descendants, the foreground.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <filesystem>
 #include <memory>
+#include <sstream>
 
 #include "program.h"
 
@@ -84,6 +86,37 @@ TEST_F(Trees, a_core_for_each_process) {
   EXPECT_EQ(cores, 2u);
   const CommandResult list = run({"ls", mount_.path("cores")});
   EXPECT_NE(list.output.find(image + "."), std::string::npos) << list.output;
+}
+
+/// Ids of the System V shared memory segments that a process has made ("key shmid perms size cpid ...").
+std::vector<int> segments_made_by(pid_t pid) {
+  std::istringstream lines(read_file("/proc/sysvipc/shm"));
+  std::vector<int> ids;
+  std::string line;
+  for (std::getline(lines, line); std::getline(lines, line);) {
+    std::istringstream words(line);
+    long key = 0, id = 0, mode = 0, size = 0, maker = 0;
+    if (words >> key >> id >> mode >> size >> maker && maker == pid) ids.push_back(static_cast<int>(id));
+  }
+  return ids;
+}
+
+TEST_F(Trees, a_segment_that_we_have_attached_too_is_refused) {
+  fs::create_directory(directory_);
+  CheckProgram program("tree_sysv_memory", directory_);
+  ASSERT_TRUE(program.wait_ready());
+  const std::vector<int> segments = segments_made_by(program.pid());
+  ASSERT_EQ(segments.size(), 3u);
+  const void* const ours = shmat(segments.back(), nullptr, SHM_RDONLY);
+  ASSERT_NE(ours, reinterpret_cast<void*>(-1));
+  const Outcome refused = mount_.command(std::to_string(program.pid()));
+  EXPECT_EQ(refused.error, EOPNOTSUPP);
+  const std::string what = "System V shared memory segment " + std::to_string(segments.back());
+  EXPECT_NE(refused.sentence.find(what), std::string::npos) << refused.sentence;
+  ASSERT_EQ(shmdt(ours), 0);
+  expect_checkpoint(std::to_string(program.pid()));
+  program.go();
+  EXPECT_EQ(program.wait_result(), "ok");
 }
 
 /// A program that does something in several processes, and whose outcome is known.
@@ -194,6 +227,28 @@ TEST_F(Trees, a_refusal_names_the_descendant) {
   EXPECT_TRUE(fs::is_empty(mount_.path("images")));
   const std::string count = file("count");
   EXPECT_TRUE(wait_until([&] { return file("count") != count; })) << "it does not go on";
+}
+
+/// A resumed process is where who resumed it is, and ctl says so.
+TEST_F(Trees, a_control_group_that_has_gone_is_told) {
+  const CommandResult found = run({"sh", "-c", "grep -m1 ' / .* - cgroup2 ' /proc/self/mountinfo | cut -d' ' -f5"});
+  const std::string point = found.output.substr(0, found.output.find('\n')), group = point + "/ckpt-" + std::to_string(getpid());
+  if (point.empty() || mkdir(group.c_str(), 0755) != 0) GTEST_SKIP() << "there are no control groups here";
+  auto program = script("echo $$ > " + group + "/cgroup.procs && touch ready; while [ ! -e end ]; do sleep 0.05; done\n");
+  EXPECT_TRUE(wait_until([&] { return exists(directory_ + "/ready"); })) << file("stderr");
+  const std::string image = std::to_string(program->pid());
+  expect_checkpoint(image + " exit");
+  EXPECT_TRUE(program->wait_end());
+  EXPECT_TRUE(wait_until([&] { return rmdir(group.c_str()) == 0; })) << strerror(errno);
+  const Outcome outcome = mount_.command("restore " + image);
+  ASSERT_EQ(outcome.error, 0) << outcome.sentence;
+  program->resumed();
+  EXPECT_NE(outcome.sentence.find("it is not in the control group /ckpt-" + std::to_string(getpid()) + " any more: "),
+            std::string::npos)
+      << outcome.sentence;
+  EXPECT_EQ(read_file("/proc/" + image + "/cgroup"), read_file("/proc/self/cgroup"));
+  write_file(directory_ + "/end", "");
+  EXPECT_TRUE(program->wait_end());
 }
 
 }  // namespace

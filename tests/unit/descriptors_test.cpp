@@ -242,8 +242,8 @@ TEST_F(DescriptorTest, SignalOwnersComeBack) {
 }
 
 TEST_F(DescriptorTest, RefusalsNameTheThing) {
-  const int s = socket(AF_INET, SOCK_STREAM, 0);
-  EXPECT_NE(refusal({s}).find("a TCP socket"), std::string::npos) << refusal({s});
+  const int s = socket(AF_NETLINK, SOCK_RAW, 0);
+  EXPECT_NE(refusal({s}).find("a netlink socket"), std::string::npos) << refusal({s});
   close(s);
   int u[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, u), 0);

@@ -1,3 +1,4 @@
+#include <mqueue.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -253,6 +254,24 @@ TEST_F(DescriptorTest, DescriptorsOfTheProcessItself) {
   EXPECT_NE(refusal({other}).find("another process"), std::string::npos) << refusal({other});
   close(writable);
   close(other);
+}
+
+TEST_F(DescriptorTest, MessageQueuesThatNotifyOrHaveNoNameAreRefused) {
+  const std::string name = fmt::format("/ckptfs-unit-{}", getpid());
+  mq_attr attr = {};
+  attr.mq_maxmsg = 2;
+  attr.mq_msgsize = 16;
+  const mqd_t queue = mq_open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600, &attr);
+  ASSERT_GE(queue, 0);
+  EXPECT_EQ(refusal({queue}), "");
+  sigevent event = {};
+  event.sigev_notify = SIGEV_NONE;
+  EXPECT_EQ(mq_notify(queue, &event), 0);
+  EXPECT_NE(refusal({queue}).find("to tell process"), std::string::npos) << refusal({queue});
+  EXPECT_EQ(mq_notify(queue, nullptr), 0);
+  EXPECT_EQ(mq_unlink(name.c_str()), 0);
+  EXPECT_NE(refusal({queue}).find("without a name"), std::string::npos) << refusal({queue});
+  close(queue);
 }
 
 TEST_F(DescriptorTest, FifosKeepContentAndNeverBlock) {

@@ -28,7 +28,8 @@ using test::Report;
 using test::Shared;
 
 constexpr size_t kPages = 1024;
-constexpr const char* kName = "ckpt-kill-test";
+/// Of the process that is killed, and of its copies; nobody else's, whatever tests run beside this one.
+const std::string kName = fmt::format("killed-{}", ::getpid());
 
 /// Writes a number to both ends of each page, and looks whether the last one is still there.
 void check_memory(Report& report, std::byte* memory) {
@@ -57,7 +58,7 @@ struct Victim {
   int run(Report& report) const {
     constexpr uid_t kNobody = 65534;
     test::close_all();
-    ::prctl(PR_SET_NAME, kName);
+    ::prctl(PR_SET_NAME, kName.c_str());
     if (own_user && (::setgroups(0, nullptr) != 0 || ::setresgid(kNobody, kNobody, kNobody) != 0 ||
                      ::setresuid(kNobody, kNobody, kNobody) != 0)) {
       return 1;
@@ -137,6 +138,7 @@ int copies_of(pid_t pid) {
 struct Case {
   const char* strategy;
   bool own_user;
+  friend std::ostream& operator<<(std::ostream& out, const Case& tested) { return out << tested.strategy; }
 };
 
 class KilledAtEveryStep : public testing::TestWithParam<Case> {

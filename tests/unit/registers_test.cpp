@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 
+#include <set>
 #include "engine/base/error.h"
 #include "engine/base/record.h"
 #include "engine/kernel.h"
@@ -163,7 +164,12 @@ TEST(Kernel, EveryFeatureIsProbedAndNamed) {
   EXPECT_TRUE(kernel_has("pidfd_getfd"));
   EXPECT_TRUE(kernel_has("kcmp"));
   EXPECT_THROW(kernel_has("telepathy"), Error);
-  for (const KernelFeature& f : kernel_features()) EXPECT_FALSE(f.used_for.empty()) << f.name;
+  std::set<std::string> names;
+  for (const KernelFeature& f : kernel_features()) {
+    EXPECT_TRUE(names.insert(f.name).second) << f.name;
+    EXPECT_FALSE(f.used_for.empty() || f.instead.empty() || f.since.empty()) << f.name;
+  }
+  EXPECT_EQ(&kernel_features(), &kernel_features());  // probed once
 }
 
 }  // namespace

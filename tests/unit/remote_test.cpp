@@ -48,6 +48,41 @@ TEST(RemoteSyscall, ResultsAreRight) {
   EXPECT_EQ(child.join(), 0);
 }
 
+TEST(RemoteSyscall, ManyAtOnceAnswerAsOneByOne) {
+  Shared<Report> report;
+  Child child([&] { return check_registers(&*report); });
+  ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
+  for (int round = 0; round < 50; ++round) {
+    StoppedProcess process(child.pid());
+    process.stop();
+    RemoteSyscall& remote = process.leader();
+    const RemotePtr at = remote.put(std::array<timespec, 2>{});
+    std::vector<SystemCall> calls;
+    for (int i = 0; i < 10; ++i) {
+      calls.push_back({SYS_getpid, {}});
+      calls.push_back({SYS_close, {12345}});
+      calls.push_back({SYS_brk, {}});
+    }
+    calls.push_back({SYS_clock_getres, {CLOCK_MONOTONIC, at.addr}});
+    calls.push_back({SYS_clock_gettime, {CLOCK_MONOTONIC, at.addr + sizeof(timespec)}});
+    const std::vector<long> results = remote.run_all(calls);
+    ASSERT_EQ(results.size(), calls.size());
+    const long brk = remote.syscall(SYS_brk);
+    for (size_t i = 0; i < 30; i += 3) {
+      EXPECT_EQ(results[i], child.pid());
+      EXPECT_EQ(results[i + 1], -EBADF);
+      EXPECT_EQ(results[i + 2], brk);
+    }
+    EXPECT_EQ(results[30], 0);
+    EXPECT_EQ(results[31], 0);
+    const auto times = remote.get<std::array<timespec, 2>>(at);
+    EXPECT_EQ(times[0].tv_nsec, 1);
+    EXPECT_GT(times[1].tv_sec, 0);
+  }
+  report->finish = true;
+  EXPECT_EQ(child.join(), 0);
+}
+
 TEST(RemoteSyscall, NothingChangesForALoop) {
   Shared<Report> report;
   Child child([&] { return check_registers(&*report); });

@@ -10,11 +10,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include "engine/base/error.h"
 #include "engine/image/maps.h"
+#include "engine/memory/own_maps.h"
 
 namespace ckpt {
 namespace {
@@ -153,6 +156,23 @@ TEST_F(VdsoTest, what_is_cut_off_is_refused) {
     }
     EXPECT_GT(size, 1024u) << "a vDSO of so few bytes";
   }
+}
+
+TEST(OwnMaps, AreReadWhileOtherThreadsChangeThem) {
+  constexpr size_t kPages = 400;
+  auto* memory = static_cast<char*>(::mmap(nullptr, kPages * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::atomic<bool> stop{false};
+  std::thread changing([&] {
+    // Many mappings, that are one again when the reader is in the middle of them.
+    while (!stop) {
+      for (size_t page = 0; page < kPages; page += 2) ::mprotect(memory + page * 4096, 4096, PROT_NONE);
+      ::mprotect(memory, kPages * 4096, PROT_READ);
+    }
+  });
+  for (int i = 0; i < 100; ++i) EXPECT_NO_THROW(EXPECT_FALSE(read_own_maps("/proc/self/smaps").empty()));
+  stop = true;
+  changing.join();
+  ::munmap(memory, kPages * 4096);
 }
 
 }  // namespace

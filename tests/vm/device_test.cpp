@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -377,6 +378,39 @@ TEST_F(Device, FactsOfAProcessAreWhatItWouldLearnItself) {
   signal(SIGUSR2, SIG_DFL);
   ASSERT_EQ(facts_of(device_, getpid(), facts, timers), 0);
   EXPECT_EQ(facts.count + facts.flags + facts.intervals[0].value_ns + facts.intervals[1].interval_ns, 0u);
+}
+
+TEST_F(Device, FactsOfKeysAndOfMemoryToCome) {
+  struct Own {
+    long thread, session, protection;
+  };
+  void* shared = mmap(nullptr, sizeof(Own), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  auto& own = *new (shared) Own();
+  const Child plain([] {});
+  const Child child([&own] {
+    static_cast<void>(mlockall(MCL_FUTURE | MCL_ONFAULT));
+    own.session = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr);
+    own.thread = syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_THREAD_KEYRING, 1);
+    own.protection = syscall(SYS_pkey_alloc, 0, 0);
+  });
+  ckpt_thread thread;
+  ckpt_process process;
+  std::vector<ckpt_timer> timers(1);
+  ASSERT_EQ(facts_of(device_, child.pid(), thread), 0);
+  ASSERT_EQ(facts_of(device_, child.pid(), process, timers), 0);
+  EXPECT_GT(own.session, 0);
+  EXPECT_EQ(thread.session_keyring, own.session);
+  EXPECT_GT(own.thread, 0);
+  EXPECT_EQ(thread.thread_keyring, own.thread);
+  EXPECT_EQ(thread.process_keyring, 0);
+  EXPECT_EQ(process.flags, static_cast<uint32_t>(CKPT_PROCESS_LOCK_FUTURE | CKPT_PROCESS_LOCK_ON_FAULT));
+  EXPECT_EQ(process.protection_keys, own.protection < 0 ? 0u : 1u | 1u << own.protection);
+  ASSERT_EQ(facts_of(device_, plain.pid(), thread), 0);
+  ASSERT_EQ(facts_of(device_, plain.pid(), process, timers), 0);
+  EXPECT_EQ(thread.session_keyring, 0);
+  EXPECT_EQ(thread.thread_keyring, 0);
+  EXPECT_EQ(process.flags, 0u);
+  munmap(shared, sizeof(Own));
 }
 
 TEST_F(Device, OfWhomThereAreNoFacts) {

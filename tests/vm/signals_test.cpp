@@ -139,7 +139,7 @@ TEST_F(Signals, OfManyThreads) {
   constexpr int kSignals = 20;
   for (int i = 0; i < kSignals; ++i) child.signal(SIGCKPT);
   const std::string last = mount_->path("images/" + std::to_string(child.pid()) + "@" + std::to_string(kSignals - 1));
-  EXPECT_TRUE(wait_until([&] { return exists(last); }, std::chrono::seconds(90))) << read_file(mount_->path("ctl"));
+  EXPECT_TRUE(wait_until([&] { return exists(last); }, std::chrono::seconds(300))) << read_file(mount_->path("ctl"));
   EXPECT_TRUE(child.running());
   EXPECT_NE(read_file("/proc/" + std::to_string(child.pid()) + "/status").find("Threads:\t9\n"), std::string::npos);
 }

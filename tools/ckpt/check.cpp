@@ -27,10 +27,13 @@ std::string dump(const nlohmann::json& json) {
 int check_kernel(const Session& session) {
   auto list = nlohmann::json::array();
   for (const KernelFeature& f : kernel_features()) {
-    list.push_back(
-        {{"name", f.name}, {"available", f.available}, {"since", f.since}, {"used_for", f.used_for}});
-    if (!session.json)
-      fmt::print("{:<3}  {:<28}  {:<6}  {}\n", f.available ? "yes" : "no", f.name, f.since, f.used_for);
+    list.push_back({{"name", f.name},
+                    {"available", f.available},
+                    {"since", f.since},
+                    {"used_for", f.used_for},
+                    {"instead", f.instead}});
+    if (session.json) continue;
+    fmt::print("{:<3}  {:<30}  {:<6}  {}; else {}\n", f.available ? "yes" : "no", f.name, f.since, f.used_for, f.instead);
   }
   if (session.json) fmt::print("{}\n", dump(list));
   return kOk;

@@ -75,7 +75,7 @@ std::string restore_from_store(Session& session, const RestoreOptions& options) 
   ResumeOptions how;
   how.stopped = options.stopped;
   const ResumeResult result = resume(*image, Caller::self(), how);
-  return fmt::format("{}: resumed as {}", options.image, result.pid);
+  return result.with_note(fmt::format("{}: resumed as {}", options.image, result.pid));
 }
 
 int restore_in_foreground(Session& session, const std::string& word) {

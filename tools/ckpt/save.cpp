@@ -19,6 +19,7 @@ struct SaveOptions {
   std::string name;
   bool exit = false;
   bool stop = false;
+  bool no_sockets = false;
   std::vector<std::string> words;  ///< further options of ctl, as they are
 };
 
@@ -26,6 +27,7 @@ std::string command_for(const SaveOptions& options, int pid) {
   std::string line = std::to_string(pid);
   if (options.exit) line += " exit";
   if (options.stop) line += " stop";
+  if (options.no_sockets) line += " no_sockets";
   if (!options.name.empty()) line += " name=" + options.name;
   for (const std::string& word : options.words) line += " " + word;
   return line;
@@ -73,6 +75,8 @@ void add_save(CLI::App& app, Choice& choice) {
   command->add_option("-n,--name", options->name, "Label of the image (default: the pid)")->type_name("NAME");
   auto* exit = command->add_flag("--exit", options->exit, "End the process when the image is durable");
   command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);
+  command->add_flag("--no-sockets", options->no_sockets,
+                    "Sockets that lead out of the process are closed in the image, instead of refusing it");
   command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
       ->type_name("WORD")
       ->allow_extra_args(false);

@@ -58,7 +58,7 @@ _ckpt() {
   case $command in
     '') words=$commands ;;
     save)
-      options+=' --name --exit --stop --option'
+      options+=' --name --exit --stop --no-sockets --option'
       words=$(_ckpt_pids)
       ;;
     restore)
