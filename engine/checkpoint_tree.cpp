@@ -11,6 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/image/resume_script.h"
 #include "engine/kinds/registers.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/module.h"
@@ -326,6 +327,7 @@ CheckpointResult TreeCapture::commit() {
   header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
+  if (header.memory) shared_.image->put(kResumeScriptName, kResumeScript);
   shared_.image->write_manifest(header);
   result.stop_ns = stop_ns_;
   if (shared_.options.deliver) {
