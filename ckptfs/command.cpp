@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
@@ -21,6 +22,9 @@ std::string shown(std::string_view word) {
   }
   return word.size() > kLongest ? text + "..." : text;
 }
+
+/// Meant as one, at least.
+bool is_number(const std::string& word) { return word[0] >= '0' && word[0] <= '9'; }
 
 std::string image_name(std::string_view verb, std::string_view name) {
   if (!valid_image_name(name)) fail(EINVAL, "{}: '{}' is not a name that an image can have", verb, shown(name));
@@ -62,7 +66,7 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
   }
 }
 
-CheckpointCommand parse_checkpoint(const std::vector<std::string>& words) {
+CheckpointCommand parse_checkpoint(std::span<const std::string> words) {
   CheckpointCommand command;
   const auto pid = parse_u64(words[0]);
   if (!pid || *pid == 0 || *pid > static_cast<uint64_t>(std::numeric_limits<pid_t>::max())) {
@@ -105,6 +109,15 @@ bool is_second_of(const std::vector<std::string>& words, std::string_view first,
   return words[1] == second;
 }
 
+/// `check PID [option...]` is about a process, `check sampled|full` about the store.
+Command parse_check(const std::vector<std::string>& words) {
+  if (words.size() < 2 || !is_number(words[1])) return CheckCommand{is_second_of(words, "sampled", "full")};
+  CheckpointCommand command = parse_checkpoint(std::span(words).subspan(1));
+  if (command.answer_at != 0) fail(EINVAL, "check {}: answer= is for a checkpoint", command.pid);
+  command.dry_run = true;
+  return command;
+}
+
 bool is_text(std::string_view line) {
   return std::ranges::none_of(line, [](char c) {
     const auto byte = static_cast<unsigned char>(c);
@@ -136,8 +149,8 @@ Command parse_command(std::string_view line) {
   if (words[0] == "restore") return parse_restore(words);
   if (words[0] == "delete") return parse_delete(words);
   if (words[0] == "gc") return GcCommand{is_second_of(words, "now", "dry-run")};
-  if (words[0] == "check") return CheckCommand{is_second_of(words, "sampled", "full")};
-  if (words[0][0] >= '0' && words[0][0] <= '9') return parse_checkpoint(words);
+  if (words[0] == "check") return parse_check(words);
+  if (is_number(words[0])) return parse_checkpoint(words);
   fail(EINVAL, "ctl: unknown word '{}'", shown(words[0]));
 }
 

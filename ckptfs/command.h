@@ -4,6 +4,7 @@
 //   restore 1234 stopped
 //   delete 1234@1
 //   gc now|dry-run
+//   check 1234
 //   check sampled|full
 //
 // Only text is decided here: nothing is looked up, nothing is run. Hostile input is expected.
@@ -28,6 +29,7 @@ struct CheckpointCommand {
   pid_t pid = 0;
   AfterCapture after = AfterCapture::go_on;
   std::string name;   ///< label; empty for the pid
+  bool dry_run = false;        ///< only find out whether it could be done (`check`)
   bool cpu = false;            ///< CKPT_CPU: registers and tables without memory
   bool hold_linkcnt = false;   ///< CKPT_HOLD_LINKCNT
   int into = -1;               ///< descriptor of the process, -1 for images/

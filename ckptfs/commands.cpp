@@ -53,6 +53,7 @@ void Commands::run(const Command& command, const Caller& caller, const LogKey& k
 std::string Commands::run(const CheckpointCommand& command, const Caller& caller, const CancelFlag* cancel) {
   CheckpointOptions options;
   options.after = command.after;
+  options.dry_run = command.dry_run;
   options.name = command.name;
   options.no_sockets = command.no_sockets;
   options.no_pgrp_ttys = command.no_pgrp_ttys;
@@ -65,12 +66,16 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     if (command.answer) command.answer->give(value);
   };
   const auto failed = [&](int err) {
-    ++counters_.failed_checkpoints;
+    if (!command.dry_run) ++counters_.failed_checkpoints;
     answer(-err);
   };
   try {
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
+    if (command.dry_run) {
+      return fmt::format("check {}: nothing is in the way ({} process{}, stopped {:.1f} ms)", command.pid, result.processes,
+                         result.processes == 1 ? "" : "es", milliseconds(result.stop_ns));
+    }
     answer(flags_of(command));
     catalog_.changed();
     ++counters_.checkpoints;

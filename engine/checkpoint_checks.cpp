@@ -12,6 +12,7 @@
 #include "engine/base/record.h"
 #include "engine/kernel.h"
 #include "engine/kinds/cpu_features.h"
+#include "engine/kinds/process_state.h"
 #include "engine/process/vfork.h"
 
 namespace ckpt {
@@ -25,7 +26,7 @@ std::string name_of(pid_t pid) {
   }
 }
 
-void refuse_namespaces(pid_t pid, int proc_dir) {
+void refuse_namespaces(pid_t pid, int proc_dir, Refusals& refusals) {
   constexpr std::array<std::pair<const char*, const char*>, 8> kKinds = {{{"user", "user"},
                                                                           {"pid", "pid"},
                                                                           {"mnt", "mount"},
@@ -45,13 +46,13 @@ void refuse_namespaces(pid_t pid, int proc_dir) {
       fail(error.err(), "{}: {}", pid, error.sentence());
     }
     if (theirs != read_link(AT_FDCWD, "/proc/self/" + path)) {
-      fail(EOPNOTSUPP, "{}: it is in another {} namespace; this is not supported yet", pid, name);
+      refusals.add({EOPNOTSUPP, fmt::format("{}: it is in another {} namespace, which is not supported yet", pid, name)});
     }
   }
 }
 
 /// Where injected calls would meet it.
-void refuse_seccomp(pid_t pid, int proc_dir) {
+void refuse_seccomp(pid_t pid, int proc_dir, Refusals& refusals) {
   for (const pid_t tid : list_tasks(proc_dir)) {
     int mode = 0;
     try {
@@ -60,8 +61,9 @@ void refuse_seccomp(pid_t pid, int proc_dir) {
       continue;  // it has ended
     }
     if (mode == 0) continue;
-    fail(EOPNOTSUPP, "{}: thread {} runs under seccomp ({} mode), which wants CAP_SYS_ADMIN to be suspended for a moment",
-         pid, tid, mode == 1 ? "strict" : "filter");
+    refusals.add({EOPNOTSUPP, fmt::format("{}: thread {} runs under seccomp ({} mode), which wants CAP_SYS_ADMIN to be "
+                                          "suspended for a moment",
+                                          pid, tid, mode == 1 ? "strict" : "filter")});
   }
 }
 
@@ -74,27 +76,35 @@ void refuse_32_bit(pid_t pid, int proc_dir) {
 
 }  // namespace
 
-void refuse_process(pid_t pid, int proc_dir, const ProcStatus& status) {
+bool refuse_process(pid_t pid, int proc_dir, const ProcStatus& status, Refusals& refusals) {
+  const auto not_supported = [&](std::string_view what) {
+    refusals.add({EOPNOTSUPP, fmt::format("{}: {}", pid, what)});
+  };
+  const size_t before = refusals.count();
   if (pid == ::getpid())
     fail(EINVAL, "{}: this is ckptfs (or ckpt) itself, which cannot take its own checkpoint", pid);
   if (status.tgid != pid) fail(ESRCH, "{}: a thread of process {}, not a process", pid, status.tgid);
   if (status.kernel_thread) fail(EINVAL, "{}: {} is a kernel thread", pid, status.name);
   if (status.state == 'Z' || status.state == 'X') {
     if (status.threads > 1) {
-      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid);
+      not_supported("its main thread has ended while others go on, which cannot be checkpointed");
+      return false;
     }
     fail(ESRCH, "{}: the process has ended (it is a zombie)", pid);
   }
   // Our own is that of one who was born in the stop.
   if (status.tracer != 0 && status.tracer != static_cast<pid_t>(::syscall(SYS_gettid))) {
-    fail(EBUSY, "{}: it is traced already, by process {} ({})", pid, status.tracer, name_of(status.tracer));
+    refusals.add({EBUSY, fmt::format("{}: it is traced already, by process {} ({})", pid, status.tracer,
+                                     name_of(status.tracer))});
   }
-  if (!kernel_has("PTRACE_O_SUSPEND_SECCOMP")) refuse_seccomp(pid, proc_dir);
-  if (status.shadow_stack) fail(EOPNOTSUPP, "{}: it uses a shadow stack; this is not supported", pid);
-  if (status.address_masking) fail(EOPNOTSUPP, "{}: it uses tagged addresses (LAM); this is not supported", pid);
-  refuse_cpu_features(pid, proc_dir);
-  refuse_32_bit(pid, proc_dir);
-  refuse_namespaces(pid, proc_dir);
+  if (!kernel_has("PTRACE_O_SUSPEND_SECCOMP")) refuse_seccomp(pid, proc_dir, refusals);
+  if (status.shadow_stack) not_supported("it uses a shadow stack, which is not supported");
+  if (status.address_masking) not_supported("it uses tagged addresses (LAM), which are not supported");
+  refusals.collect([&] { refuse_cpu_features(pid, proc_dir); });
+  refusals.collect([&] { refuse_process_state(pid, proc_dir); });
+  refusals.collect([&] { refuse_32_bit(pid, proc_dir); });
+  refuse_namespaces(pid, proc_dir, refusals);
+  return refusals.count() == before;
 }
 
 void refuse_vfork(pid_t pid, int proc_dir, const std::atomic<bool>* cancel) {
@@ -128,37 +138,41 @@ bool in_vfork(pid_t pid) {
 }
 
 /// Finds two that have the same by sorting: a comparison for each doubling of their number.
-void refuse_common(const std::vector<pid_t>& pids, int type, const char* what, bool run) {
+void refuse_common(const std::vector<pid_t>& pids, int type, const char* what, bool run, Refusals& refusals) {
   std::vector<pid_t> sorted;
   for (const pid_t pid : pids) {
     size_t begin = 0, end = sorted.size();
+    bool same = false;
     while (begin < end) {
       const size_t middle = begin + (end - begin) / 2;
       const int order = compare_processes(pid, sorted[middle], type);
       if (order == 0) {
         if (run && type == KCMP_VM && (in_vfork(pid) || in_vfork(sorted[middle]))) return;
-        fail(EOPNOTSUPP, "{}: it has its {} in common with process {} ({}); this cannot be checkpointed", pid, what,
-             sorted[middle], name_of(sorted[middle]));
+        refusals.add({EOPNOTSUPP, fmt::format("{}: it has its {} in common with process {} ({}), which cannot be "
+                                              "checkpointed",
+                                              pid, what, sorted[middle], name_of(sorted[middle]))});
+        same = true;
+        break;
       }
       (order == 1 ? end : begin) = order == 1 ? middle : middle + 1;
     }
-    sorted.insert(sorted.begin() + static_cast<ptrdiff_t>(begin), pid);
+    if (!same) sorted.insert(sorted.begin() + static_cast<ptrdiff_t>(begin), pid);
   }
 }
 
 }  // namespace
 
-void refuse_sharing(const std::vector<pid_t>& pids, bool run) {
+void refuse_sharing(const std::vector<pid_t>& pids, bool run, Refusals& refusals) {
   std::vector<pid_t> all = pids;
   try {
     if (const pid_t parent = read_status(pids.front()).ppid; parent > 0) all.insert(all.begin(), parent);
   } catch (const Error&) {
     // It has ended: others will say so.
   }
-  refuse_common(all, KCMP_VM, "memory", run);
-  refuse_common(all, KCMP_FILES, "descriptor table", run);
-  refuse_common(all, KCMP_FS, "working directory and umask", run);
-  refuse_common(all, KCMP_SIGHAND, "signal actions", run);
+  refuse_common(all, KCMP_VM, "memory", run, refusals);
+  refuse_common(all, KCMP_FILES, "descriptor table", run, refusals);
+  refuse_common(all, KCMP_FS, "working directory and umask", run, refusals);
+  refuse_common(all, KCMP_SIGHAND, "signal actions", run, refusals);
 }
 
 namespace {
@@ -183,25 +197,29 @@ void refuse_unknown_flags(pid_t pid, const Vma& vma) {
   }
 }
 
+void refuse_mapping(pid_t pid, const Vma& vma) {
+  if (vma.special()) return;
+  const auto refuse = [&](const char* what) { fail(EOPNOTSUPP, "{}: {}: {}", pid, vma.name(), what); };
+  if (vma.path.starts_with("/[aio]")) refuse("asynchronous I/O (io_setup) cannot be checkpointed");
+  if (vma.path.starts_with("/secretmem")) refuse("secret memory (memfd_secret) cannot be read");
+  if (vma.has_flag("io") || vma.has_flag("pf")) refuse("memory of a device cannot be checkpointed");
+  if (vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui")) {
+    refuse("memory registered with a userfaultfd of the process cannot be checkpointed");
+  }
+  if (vma.has_flag("ss")) refuse("a shadow stack cannot be checkpointed");
+  if (vma.has_flag("sl")) refuse("a sealed mapping (mseal) cannot be checkpointed");
+  if (vma.has_flag("ht")) refuse("huge pages of hugetlbfs cannot be checkpointed");
+  refuse_unknown_flags(pid, vma);
+  // "anon_inode:[perf_event]", "socket:[123]": a file that has no path.
+  if (vma.inode != 0 && !vma.path.starts_with('/')) refuse("a mapping of this kind cannot be checkpointed");
+}
+
 }  // namespace
 
-void refuse_mappings(pid_t pid, const std::vector<Vma>& vmas) {
-  for (const Vma& vma : vmas) {
-    if (vma.special()) continue;
-    const auto refuse = [&](const char* what) { fail(EOPNOTSUPP, "{}: {}: {}", pid, vma.name(), what); };
-    if (vma.path.starts_with("/[aio]")) refuse("asynchronous I/O (io_setup) cannot be checkpointed");
-    if (vma.path.starts_with("/secretmem")) refuse("secret memory (memfd_secret) cannot be read");
-    if (vma.has_flag("io") || vma.has_flag("pf")) refuse("memory of a device cannot be checkpointed");
-    if (vma.has_flag("um") || vma.has_flag("uw") || vma.has_flag("ui")) {
-      refuse("memory registered with a userfaultfd of the process cannot be checkpointed");
-    }
-    if (vma.has_flag("ss")) refuse("a shadow stack cannot be checkpointed");
-    if (vma.has_flag("sl")) refuse("a sealed mapping (mseal) cannot be checkpointed");
-    if (vma.has_flag("ht")) refuse("huge pages of hugetlbfs cannot be checkpointed");
-    refuse_unknown_flags(pid, vma);
-    // "anon_inode:[perf_event]", "socket:[123]": a file that has no path.
-    if (vma.inode != 0 && !vma.path.starts_with('/')) refuse("a mapping of this kind cannot be checkpointed");
-  }
+bool refuse_mappings(pid_t pid, const std::vector<Vma>& vmas, Refusals& refusals) {
+  bool good = true;
+  for (const Vma& vma : vmas) good &= refusals.collect([&] { refuse_mapping(pid, vma); });
+  return good;
 }
 
 }  // namespace ckpt

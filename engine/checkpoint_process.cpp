@@ -79,18 +79,21 @@ void ProcessCapture::look() {
   check_may_checkpoint(shared_.caller, pid_);
   if (ended()) fail(ESRCH, "{}: the process has ended", pid_);
   status_ = parse_status(read_file(proc_dir_.get(), "status"), pid_);
-  refuse_process(pid_, proc_dir_.get(), status_);
-  if (!process_) refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel);
+  Refusals& refusals = shared_.refusals;
+  can_be_stopped_ = refuse_process(pid_, proc_dir_.get(), status_, refusals);
+  if (!process_) {
+    can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
+  }
   memory_.read();
-  refuse_mappings(pid_, memory_.vmas());
+  refuse_mappings(pid_, memory_.vmas(), refusals);
   read_files();
   looked_at_ = true;
 }
 
 void ProcessCapture::read_files() { files_ = read_fd_table(pid_, proc_dir_.get()); }
 
-void ProcessCapture::refuse_files() const {
-  refuse_descriptors(pid_, files_, shared_.options.no_sockets, &shared_.descriptors);
+void ProcessCapture::refuse_files() {
+  refuse_descriptors(pid_, files_, shared_.refusals, shared_.options.no_sockets, &shared_.descriptors);
 }
 
 void ProcessCapture::prepare_snapshot(std::string_view without) {
@@ -182,6 +185,7 @@ CaptureContext ProcessCapture::context() {
   ctx.queued = shared_.queued;
   ctx.no_sockets = shared_.options.no_sockets;
   ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
+  ctx.refusals = &shared_.refusals;
   return ctx;
 }
 
@@ -190,7 +194,7 @@ void ProcessCapture::capture(const Relations& relations) {
   // First what any call of ours could change.
   for (const auto& thread : process_->threads()) capture_registers(image, prefix_, *thread);
   memory_.fix(process_->maps());
-  refuse_mappings(pid_, memory_.vmas());
+  const bool mappings_are_good = refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
   ask_module();
   CaptureContext ctx = context();
   ctx.status = read_file(proc_dir_.get(), "status");
@@ -206,8 +210,10 @@ void ProcessCapture::capture(const Relations& relations) {
   Questions questions;
   ask_mm(ctx, questions);
   capture_rooms(ctx, remotes(), questions);
-  capture_shared_mappings(ctx, memory_.vmas());
-  capture_mm(ctx, memory_.vmas(), questions);
+  if (mappings_are_good) {
+    ctx.step([&] { capture_shared_mappings(ctx, memory_.vmas()); });
+    ctx.step([&] { capture_mm(ctx, memory_.vmas(), questions); });
+  }
   shared_.check_cancel();
   // The borrowed bytes of stacks go back before the instant is fixed.
   process_->finish_calls();
@@ -236,7 +242,8 @@ void ProcessCapture::resume() {
 
 void ProcessCapture::capture_memory_map() {
   if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);
-  refuse_mappings(pid_, memory_.vmas());
+  refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
+  shared_.refusals.raise();
   shared_.image->put(prefix_ + "maps", memory_.maps());
   shared_.image->put(prefix_ + "smaps", memory_.smaps());
 }

@@ -31,6 +31,7 @@ struct SharedCapture {
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
   UniqueFd module;                                 ///< /dev/ckpt, or none
+  Refusals refusals;                               ///< of all processes; raised when all have been looked at
 
   /// Throws Error(EINTR).
   void check_cancel() const;
@@ -55,11 +56,14 @@ class ProcessCapture {
   const ProcStatus& status() const { return status_; }
 
   /// Permission, refusals, mappings, descriptors: all that may be known before anything is done to the process, or of one
-  /// that was born in the stop. The descriptors are refused by refuse_files(), when those of all processes are known.
+  /// that was born in the stop. What refuses the checkpoint is noted in SharedCapture::refusals. The descriptors are refused
+  /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// Whether look() has found nothing that forbids to stop it and to make calls in it.
+  bool can_be_stopped() const { return can_be_stopped_; }
   std::vector<OpenFd>& files() { return files_; }
-  void refuse_files() const;
+  void refuse_files();
 
   /// Decides how the memory is fixed, and does of it what takes long. `without` as in SnapshotTarget.
   void prepare_snapshot(std::string_view without);
@@ -111,6 +115,7 @@ class ProcessCapture {
   UniqueFd pid_fd_;
   ProcStatus status_;            // before the stop
   bool looked_at_ = false;
+  bool can_be_stopped_ = false;
   uid_t owner_uid_ = 0;
   gid_t owner_gid_ = 0;
   MemoryTable memory_;

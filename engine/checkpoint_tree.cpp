@@ -35,7 +35,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
@@ -106,26 +106,30 @@ void TreeCapture::index_descriptors() {
 }
 
 void TreeCapture::look_at_members() {
-  for_each_alive([](ProcessCapture& member) { member.look(); });
-  refuse_sharing(pids_of(members_), true);
+  shared_.refusals.clear();
+  for_each_alive([this](ProcessCapture& member) { shared_.refusals.collect([&] { member.look(); }); });
+  refuse_sharing(pids_of(members_), true, shared_.refusals);
+  // Without the table of one, the ends that it has would seem to be outside.
+  if (!std::ranges::all_of(members_, &ProcessCapture::looked_at)) return;
   index_descriptors();
-  for_each_alive([](const ProcessCapture& member) { member.refuse_files(); });
+  for_each_alive([](ProcessCapture& member) { member.refuse_files(); });
 }
 
 // Processes that run are not seen all at one instant: the other end of a pipe may be in a child that was born after the
-// look at it. A refusal counts when it comes twice; where the tree never rests the stop will tell.
+// look at it. Refusals count when they come twice; where the tree never rests the stop will tell.
 void TreeCapture::look() {
   std::string before;
   for (int round = 0; round < kLooks; ++round) {
     find_members();
-    try {
-      return look_at_members();
-    } catch (const Error& e) {
-      if (members_.size() == 1 || e.err() != EOPNOTSUPP || e.sentence() == before) throw;
-      before = e.sentence();
-    }
+    look_at_members();
+    const std::string found = shared_.refusals.text();
+    if (found.empty() || members_.size() == 1 || found == before) return;
+    before = found;
   }
+  shared_.refusals.clear();
 }
+
+bool TreeCapture::can_be_stopped() const { return std::ranges::all_of(members_, &ProcessCapture::can_be_stopped); }
 
 std::string_view TreeCapture::strategy_not_for(const ProcessCapture& member) const {
   const auto lesson = lessons_.without.find(member.pid());
@@ -172,7 +176,7 @@ std::optional<TreeCapture::Kin> TreeCapture::meet(const ChildOf& child, pid_t pa
   kin.relations.parent_thread = child.thread;
   if (kin.relations.exit_status) {
     if (read_status(child.pid).threads > 1) {
-      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", child.pid);
+      fail(EOPNOTSUPP, "{}: its main thread has ended while others go on, which cannot be checkpointed", child.pid);
     }
   } else {
     kin.process = &member(child.pid);
@@ -223,6 +227,8 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
     if (!process.looked_at()) {
       born_in_stop_ = true;
       process.look();
+      if (shared_.options.dry_run && process.can_be_stopped()) return;
+      shared_.refusals.raise();
       // What takes long is done while a process runs: this one is copied.
       process.prepare_snapshot("fork");
     }
@@ -244,7 +250,7 @@ void TreeCapture::stop() {
     if (generation.empty()) generation = children_of(order_);
     if (generation.empty()) break;
   }
-  if (born_in_stop_) refuse_sharing(pids_of(order_), false);
+  if (born_in_stop_) refuse_sharing(pids_of(order_), false, shared_.refusals);
   // Whoever was seen before the stop and is nowhere now has ended.
   const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
   std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });
@@ -266,14 +272,33 @@ void TreeCapture::capture_stopped() {
   std::ranges::sort(members_, {}, [&](const auto& m) { return place.at(m.get()); });
   for (ProcessCapture* process : order_) process->read_files();
   index_descriptors();
-  shared_.queued = find_queued_descriptors(order_.front()->context());
-  for (ProcessCapture* process : order_) process->capture(family_.at(process->pid()));
+  Refusals& refusals = shared_.refusals;
+  // Without those the ends that are under way would seem to be outside.
+  if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
+  for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
   }
+  if (shared_.options.dry_run) return;
+  refusals.raise();
   for (ProcessCapture* process : order_) {
     with_snapshot(*process, [](ProcessCapture& m) { m.fix_snapshot(); });
   }
+}
+
+CheckpointResult TreeCapture::check() {
+  if (can_be_stopped()) {
+    shared_.image = store_.begin_image(fmt::format("check of {}", shared_.root));
+    seize_all();
+    stop();
+    capture_stopped();
+    let_go();
+  }
+  shared_.refusals.raise();
+  CheckpointResult result;
+  result.processes = order_.size();
+  result.stop_ns = stop_ns_;
+  return result;
 }
 
 void TreeCapture::let_go() {
@@ -376,6 +401,8 @@ CheckpointResult TreeCapture::run() {
   const bool goes_on = shared_.options.after == AfterCapture::go_on;
   turns_.set_touched(true);
   look();
+  if (shared_.options.dry_run) return check();
+  shared_.refusals.raise();
   shared_.image = store_.begin_image(fmt::format("checkpoint of {}", shared_.root));
   prepare_snapshots();
   shared_.check_cancel();

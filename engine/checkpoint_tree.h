@@ -56,6 +56,7 @@ class TreeCapture {
 
   // before the stop
   void look();
+  bool can_be_stopped() const;
   void find_members();
   void look_at_members();
   void prepare_snapshots();
@@ -69,6 +70,8 @@ class TreeCapture {
   ProcessCapture& member(pid_t pid);
   void drop(const ProcessCapture& member);
   void capture_stopped();
+  /// Ends a dry run that has looked: with what only processes that stand still tell, where they may be stopped.
+  CheckpointResult check();
   void capture_zombie(const Relations& zombie);
   void let_go();
   // after it

@@ -55,6 +55,9 @@ struct CheckpointOptions {
   EngineChoice engine = EngineChoice::automatic;
   /// CKPT_NO_PGRP_TTYS: terminals outside are captured as hung up.
   bool no_pgrp_ttys = false;
+  /// Only find out whether it could be done: what refuses it is thrown, and nothing is stored. The processes are stopped for
+  /// as long as it takes to read what they have in the kernel, and not where one of them cannot be. `after` says nothing.
+  bool dry_run = false;
   const CancelFlag* cancel = nullptr;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;
@@ -64,6 +67,7 @@ struct CheckpointResult {
   std::string name;            ///< of the image; empty where it was delivered
   bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
   uint64_t injected_calls = 0; ///< system calls that the processes have made for it
+  size_t processes = 0;        ///< that were stopped
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
   uint64_t total_ns = 0;       ///< until durable
   uint64_t logical_bytes = 0;
@@ -71,8 +75,9 @@ struct CheckpointResult {
 
 /// Checkpoints process `pid` and its descendants, with all their threads and as of one instant, into `store` and returns
 /// when the image is durable. On any error they run on as if nothing had happened and nothing is stored. Throws Error:
-/// ESRCH, EPERM (caller's rights), EBUSY (traced, or in vfork(2)), EOPNOTSUPP (something cannot be checkpointed: the sentence names it), EINVAL (a kernel thread,
-/// this process), EINTR (cancelled), ENOSPC, EIO. Thread-safe; blocks. A thread of its own does the tracing, so any
+/// ESRCH, EPERM (caller's rights), EBUSY (traced, or in vfork(2)), EOPNOTSUPP (something cannot be checkpointed), EINVAL (a kernel thread,
+/// this process), EINTR (cancelled), ENOSPC, EIO. Of refusals, EPERM, EBUSY and EOPNOTSUPP, all are in the sentence, and the
+/// errno is that of the first (base/refusals.h). Thread-safe; blocks. A thread of its own does the tracing, so any
 /// thread may call.
 CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const CheckpointOptions& options);
 

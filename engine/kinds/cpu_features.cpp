@@ -88,7 +88,7 @@ void refuse_cpu_features(pid_t pid, int proc_dir) {
     // EINVAL, ENODEV: this kernel or CPU has no core scheduling. 0: PIDTYPE_PID, the one thread.
     uint64_t cookie = 0;
     if (::prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, tid, 0, &cookie) == 0 && cookie != 0) {
-      fail(EOPNOTSUPP, "{}: thread {} has a core scheduling cookie; this is not supported", pid, tid);
+      fail(EOPNOTSUPP, "{}: thread {} has a core scheduling cookie, which is not supported", pid, tid);
     }
   }
 }

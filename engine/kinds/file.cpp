@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <array>
@@ -42,7 +43,9 @@ class FileKind : public DescriptorKind {
   const char* name() const override { return "file"; }
 
   bool matches(const OpenFd& fd) const override {
-    return S_ISREG(fd.st.st_mode) && fd.st.st_nlink > 0 && fd.target.starts_with('/');
+    // Secret memory, for one, has a link and a path, and is on a mount that nobody sees.
+    const bool mounted = major(fd.st.st_dev) != 0 || !fd.fs_type.empty();
+    return S_ISREG(fd.st.st_mode) && fd.st.st_nlink > 0 && fd.target.starts_with('/') && mounted;
   }
 
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {

@@ -38,8 +38,9 @@ void set_table(CaptureContext& ctx, const std::vector<OpenFd>& fds, TreeDescript
 }
 
 void throw_refusal(const CaptureContext& ctx, const OpenFd& fd) {
-  if (auto why = kind_of(fd).refuse(ctx, fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
-  if (auto why = refuse_locks(fd)) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
+  auto why = kind_of(fd).refuse(ctx, fd);
+  if (!why) why = refuse_locks(fd);
+  if (why) fail(EOPNOTSUPP, "{}: {}", fd_name(ctx, fd), *why);
 }
 
 Record capture_one(const CaptureContext& ctx, const OpenFd& fd) {
@@ -259,7 +260,8 @@ const DescriptorKind& kind_named(std::string_view type, const std::string& where
   fail(EOPNOTSUPP, "{}: the type '{}' is not known to this version", where, escape(type));
 }
 
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets, const TreeDescriptors* tree) {
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, Refusals& refusals, bool no_sockets,
+                        const TreeDescriptors* tree) {
   const std::string dir = fmt::format("/proc/{}", pid);
   const UniqueFd proc_dir = open_at(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY);
   const UniqueFd pid_fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
@@ -275,7 +277,7 @@ void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_socke
   for (const OpenFd& fd : fds) {
     if (fd.shares >= 0) continue;
     try {
-      throw_refusal(ctx, fd);
+      refusals.collect([&] { throw_refusal(ctx, fd); });
     } catch (const Error& e) {
       // Closed since the table was read: it refuses nothing any more.
       if (e.err() != EBADF) throw;
@@ -291,7 +293,7 @@ void capture_descriptors(const CaptureContext& outer, const std::vector<OpenFd>&
   // Handing records to the image can wait until the process goes on; making them cannot.
   auto records = std::make_shared<std::vector<std::pair<std::string, std::string>>>();
   for (const OpenFd& fd : fds) {
-    records->emplace_back(fmt::format("{}fds/{}", ctx.prefix, fd.fd), capture_one(ctx, fd).text());
+    ctx.step([&] { records->emplace_back(fmt::format("{}fds/{}", ctx.prefix, fd.fd), capture_one(ctx, fd).text()); });
   }
   if (ctx.prefix.empty()) capture_queued(ctx, *records);  // once for the whole image
   auto put = [records, image = ctx.image] {

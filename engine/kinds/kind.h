@@ -20,6 +20,7 @@
 
 #include "engine/base/fd.h"
 #include "engine/base/record.h"
+#include "engine/base/refusals.h"
 #include "engine/caller.h"
 #include "engine/image/image.h"
 #include "engine/process/remote.h"
@@ -81,7 +82,18 @@ struct CaptureContext {
   bool no_sockets = false;
   /// CKPT_NO_PGRP_TTYS: a terminal outside the image is captured as hung up.
   bool no_pgrp_ttys = false;
+  /// Where what cannot be checkpointed is noted, so that the rest is looked at too; null: it is thrown.
+  Refusals* refusals = nullptr;
 
+  /// Runs a step of the capture, whose refusal it notes or throws.
+  template <typename F>
+  void step(F&& work) const {
+    if (refusals == nullptr) {
+      work();
+    } else {
+      refusals->collect(work);
+    }
+  }
   /// Every descriptor of the checkpoint that leads to this inode, those under way in its sockets as well:
   /// whether all ends of something are in the image.
   std::vector<const OpenFd*> holders(dev_t dev, ino_t inode) const;
@@ -220,7 +232,7 @@ bool same_description(pid_t pid, int fd, pid_t other, int other_fd);
 void find_shared_descriptions(std::span<std::vector<OpenFd>* const> tables);
 
 /// All of fds/: refusals (before the stop), capture (during it). `tree` as in CaptureContext.
-void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, bool no_sockets = false,
+void refuse_descriptors(pid_t pid, const std::vector<OpenFd>& fds, Refusals& refusals, bool no_sockets = false,
                         const TreeDescriptors* tree = nullptr);
 void capture_descriptors(const CaptureContext& ctx, const std::vector<OpenFd>& fds);
 

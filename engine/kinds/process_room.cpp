@@ -49,10 +49,10 @@ void capture_rooms(const CaptureContext& ctx, const std::vector<Remote*>& thread
     }
     questions.put_to(*thread);
     for (const ProcessRoom& room : process_rooms()) {
-      if (is_leader) room.capture(ctx, questions);
+      if (is_leader) ctx.step([&] { room.capture(ctx, questions); });
     }
     Record out;
-    for (const ThreadRoom& room : thread_rooms()) room.capture(ctx, *thread, questions, out);
+    for (const ThreadRoom& room : thread_rooms()) ctx.step([&] { room.capture(ctx, *thread, questions, out); });
     ctx.image->put(fmt::format("{}threads/{}", ctx.prefix, thread->tid()), out.text());
   }
 }

@@ -80,8 +80,9 @@ constexpr Question kDumpable{"prctl(PR_GET_DUMPABLE)", SYS_prctl, {PR_GET_DUMPAB
 void refuse_process_state(pid_t pid, int proc_dir) {
   for (const char* name : {"cwd", "root"}) {
     const std::string target = read_link(proc_dir, name);
-    if (target.ends_with(" (deleted)")) {
-      fail(EOPNOTSUPP, "{}: its {} directory {} is deleted, which cannot be checkpointed yet", pid,
+    struct stat st {};
+    if (target.ends_with(" (deleted)") && ::fstatat(proc_dir, name, &st, 0) == 0 && st.st_nlink == 0) {
+      fail(EOPNOTSUPP, "{}: its {} directory {} is deleted, which cannot be checkpointed", pid,
            std::string_view(name) == "cwd" ? "working" : "root", target.substr(0, target.size() - 10));
     }
   }

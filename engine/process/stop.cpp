@@ -69,7 +69,7 @@ void StoppedProcess::check_alive() const {
 }
 
 void StoppedProcess::fail_main_thread_ended() const {
-  fail(EOPNOTSUPP, "{}: its main thread has ended while others go on; this cannot be checkpointed", pid_);
+  fail(EOPNOTSUPP, "{}: its main thread has ended while others go on, which cannot be checkpointed", pid_);
 }
 
 // The list of tasks may lack a thread: it ends early where the one just listed dies (next_tid() in fs/proc/base.c). The

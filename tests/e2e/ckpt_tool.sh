@@ -47,11 +47,30 @@ expect 1 ckpt ls
 says 'no ckptfs is mounted'
 "$bin/ckptfs" -f "$work/mnt" -o "store=$work/store" 2>"$work/daemon" &
 wait_until "[ -e $work/mnt/ctl ]"
+# save --dry-run: each refusal on a line
+(
+  exec 8<>/dev/fuse 9</proc/1/stat
+  exec sleep 1000
+) &
+refused=$!
+wait_until "[ \"\$(cat /proc/$refused/comm)\" = sleep ]"
+expect 1 ckpt save -d "$refused"
+says "^ckpt: $refused: fd 8: the device /dev/fuse cannot be checkpointed$"
+says "^ckpt: $refused: fd 9: a file of another process (/proc/1/stat) cannot be checkpointed$"
+expect 1 ckpt --json save -d "$refused"
+says '"refusals"'
+says "^ *\"$refused: fd 9: [^;]*\",*$"
+kill -KILL "$refused"
+{ wait "$refused" || true; } 2>/dev/null
+
 sample &
 pid=$!
 wait_until "[ -s $work/numbers ]"
 
 # save, ls, stats
+expect 0 ckpt save --dry-run "$pid"
+says 'nothing is in the way'
+[ -z "$(ls "$work/mnt/images")" ] || fail 'a dry run has stored something'
 expect 0 ckpt --json save "$pid"
 says '"outcome"'
 expect 0 ckpt save --name second "$pid"

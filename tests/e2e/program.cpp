@@ -115,8 +115,20 @@ char Program::state() const {
 
 bool Program::running() const { return state() != 0 && state() != 'Z' && state() != 'X'; }
 
-CheckProgram::CheckProgram(const std::string& name, const std::string& directory)
-    : Program({std::string(CKPT_BIN_DIR "/programs/") + name, directory}, directory) {}
+namespace {
+
+std::vector<std::string> command_line(const std::string& name, const std::string& directory,
+                                      const std::vector<std::string>& arguments) {
+  std::vector<std::string> line = {std::string(CKPT_BIN_DIR "/programs/") + name, directory};
+  line.insert(line.end(), arguments.begin(), arguments.end());
+  return line;
+}
+
+}  // namespace
+
+CheckProgram::CheckProgram(const std::string& name, const std::string& directory,
+                           const std::vector<std::string>& arguments)
+    : Program(command_line(name, directory, arguments), directory) {}
 
 bool CheckProgram::wait_ready() {
   wait_until([&] { return exists(path("ready")) || exists(path("result")) || !running(); });

@@ -43,7 +43,7 @@ class Program {
 /// A self-checking program (tests/programs/selfcheck.h).
 class CheckProgram : public Program {
  public:
-  CheckProgram(const std::string& name, const std::string& directory);
+  CheckProgram(const std::string& name, const std::string& directory, const std::vector<std::string>& arguments = {});
   /// Fails the test when it does not get ready.
   bool wait_ready();
   /// Runs DIR/between if the program left one.

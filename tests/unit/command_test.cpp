@@ -55,6 +55,17 @@ TEST(Command, Verbs) {
   EXPECT_EQ(std::get<DeleteCommand>(parse_command("delete label")).name, "label");
 }
 
+TEST(Command, CheckIsAboutAProcessOrTheStore) {
+  EXPECT_TRUE(std::get<CheckCommand>(parse_command("check full")).full);
+  const auto checkpoint = std::get<CheckpointCommand>(parse_command("check 1234 no_sockets exit"));
+  EXPECT_EQ(checkpoint.pid, 1234);
+  EXPECT_TRUE(checkpoint.dry_run && checkpoint.no_sockets);
+  EXPECT_FALSE(std::get<CheckpointCommand>(parse_command("1234")).dry_run);
+  for (const char* line : {"check", "check all", "check 0", "check 12 x", "check 12 answer=8", "check full 12"}) {
+    EXPECT_EQ(refusal(line).err(), EINVAL) << line;
+  }
+}
+
 TEST(Command, RefusalsNameTheWord) {
   EXPECT_EQ(refusal("frobnicate 12").sentence(), "ctl: unknown word 'frobnicate'");
   EXPECT_EQ(refusal("12 frobnicate").sentence(), "12: unknown option 'frobnicate'");

@@ -73,7 +73,9 @@ class DescriptorTest : public ::testing::Test {
   void capture(const std::set<int>& wanted) {
     const auto fds = table(wanted);
     ASSERT_EQ(fds.size(), wanted.size());
-    refuse_descriptors(getpid(), fds, no_sockets_);
+    Refusals refusals;
+    refuse_descriptors(getpid(), fds, refusals, no_sockets_);
+    refusals.raise();
     capture_descriptors(capture_context(), fds);
     for (const auto& work : later_) work();
     later_.clear();
@@ -81,13 +83,9 @@ class DescriptorTest : public ::testing::Test {
 
   /// Why the process would not be checkpointed.
   std::string refusal(const std::set<int>& wanted) {
-    try {
-      refuse_descriptors(getpid(), table(wanted));
-    } catch (const Error& e) {
-      EXPECT_EQ(e.err(), EOPNOTSUPP);
-      return e.sentence();
-    }
-    return "";
+    Refusals refusals;
+    refuse_descriptors(getpid(), table(wanted), refusals);
+    return refusals.text();
   }
 
   RestoreContext restore_context() {

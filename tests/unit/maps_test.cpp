@@ -46,13 +46,19 @@ TEST(Maps, ParsesOwnSmaps) {
   for (const Vma& vma : vmas) EXPECT_FALSE(vma.vm_flags.empty()) << vma.name();
 }
 
+void refuse(const std::vector<Vma>& vmas) {
+  Refusals refusals;
+  refuse_mappings(1, vmas, refusals);
+  refusals.raise();
+}
+
 TEST(Maps, AFlagThatNobodyKnowsIsRefused) {
   auto vmas = parse_maps("00400000-00402000 rw-p 00000000 00:00 0 \nProtectionKey:  3\nVmFlags: rd wr mr mw me ac \n", "smaps");
   EXPECT_EQ(vmas[0].protection_key, 3u);
-  EXPECT_NO_THROW(refuse_mappings(1, vmas));
+  EXPECT_NO_THROW(refuse(vmas));
   vmas[0].vm_flags += " zz";
   try {
-    refuse_mappings(1, vmas);
+    refuse(vmas);
     FAIL() << "a flag 'zz' is taken";
   } catch (const Error& e) {
     EXPECT_EQ(e.err(), EOPNOTSUPP);
@@ -66,7 +72,7 @@ TEST(Maps, ANamelessFlagIsTakenOnlyWhereItIsTheLockOnFault) {
   for (const char* flags : {"rd wr mr mw me lo ?? ac sd", "rd mr mw me lo sr de ?? sd", "rd wr sh mr mw me ms lo ?? sd"}) {
     vmas[0].vm_flags = flags;
     EXPECT_TRUE(vmas[0].locked_on_fault()) << flags;
-    EXPECT_NO_THROW(refuse_mappings(1, vmas)) << flags;
+    EXPECT_NO_THROW(refuse(vmas)) << flags;
   }
   // Not locked; of a bit below, or above; of which cannot be told; two of them; the lock on fault is another.
   for (const char* flags : {"rd wr mr mw me ?? ac sd", "rd wr mr mw me ?? lo ac sd", "rd wr mr mw me lo ac ?? sd",
@@ -74,7 +80,7 @@ TEST(Maps, ANamelessFlagIsTakenOnlyWhereItIsTheLockOnFault) {
                             "rd wr mr mw me lo lf ?? ac sd", "rd wr mr mw me lo ?? ac ?? sd", "?? lo"}) {
     vmas[0].vm_flags = flags;
     EXPECT_FALSE(vmas[0].nameless_lock_on_fault()) << flags;
-    EXPECT_THROW(refuse_mappings(1, vmas), Error) << flags;
+    EXPECT_THROW(refuse(vmas), Error) << flags;
   }
   vmas[0].vm_flags = "rd wr mr mw me lo lf ac sd";
   EXPECT_TRUE(vmas[0].locked_on_fault());

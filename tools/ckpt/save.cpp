@@ -20,17 +20,32 @@ struct SaveOptions {
   bool exit = false;
   bool stop = false;
   bool no_sockets = false;
+  bool dry_run = false;
   std::vector<std::string> words;  ///< further options of ctl, as they are
 };
 
 std::string command_for(const SaveOptions& options, int pid) {
-  std::string line = std::to_string(pid);
+  std::string line = (options.dry_run ? "check " : "") + std::to_string(pid);
   if (options.exit) line += " exit";
   if (options.stop) line += " stop";
   if (options.no_sockets) line += " no_sockets";
   if (!options.name.empty()) line += " name=" + options.name;
   for (const std::string& word : options.words) line += " " + word;
   return line;
+}
+
+/// The sentence of a failed checkpoint has all refusals in it, each of which begins with a pid: "1: no; 2: no".
+std::vector<std::string> split_refusals(std::string_view sentence) {
+  std::vector<std::string> refusals;
+  size_t begin = 0;
+  for (size_t at = 0; (at = sentence.find("; ", at)) != std::string_view::npos; at += 2) {
+    const size_t pid = at + 2, end = sentence.find_first_not_of("0123456789", pid);
+    if (end == std::string_view::npos || end == pid || sentence.substr(end, 2) != ": ") continue;
+    refusals.emplace_back(sentence.substr(begin, at - begin));
+    begin = pid;
+  }
+  refusals.emplace_back(sentence.substr(begin));
+  return refusals;
 }
 
 int save(Session& session, const SaveOptions& options) {
@@ -43,14 +58,18 @@ int save(Session& session, const SaveOptions& options) {
     nlohmann::json result{{"pid", pid}};
     try {
       const std::string outcome = run_ctl(session.mount(), command_for(options, pid));
-      result["name"] = options.name.empty() ? std::to_string(pid) : options.name;
+      if (!options.dry_run) result["name"] = options.name.empty() ? std::to_string(pid) : options.name;
       result["outcome"] = outcome;
       if (!session.json) std::printf("%s\n", outcome.c_str());
     } catch (const Error& e) {
       code = kFailed;
       result["error"] = e.sentence();
       result["errno"] = e.err();
-      if (!session.json) std::fprintf(stderr, "ckpt: %s\n", e.sentence().c_str());
+      const std::vector<std::string> refusals = split_refusals(e.sentence());
+      result["refusals"] = refusals;
+      for (const std::string& refusal : refusals) {
+        if (!session.json) std::fprintf(stderr, "ckpt: %s\n", refusal.c_str());
+      }
     }
     results.push_back(std::move(result));
   }
@@ -77,6 +96,7 @@ void add_save(CLI::App& app, Choice& choice) {
   command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);
   command->add_flag("--no-sockets", options->no_sockets,
                     "Sockets that lead out of the process are closed in the image, instead of refusing it");
+  command->add_flag("-d,--dry-run", options->dry_run, "Only tell what cannot be checkpointed, all of it; nothing is stored");
   command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
       ->type_name("WORD")
       ->allow_extra_args(false);

@@ -58,7 +58,7 @@ _ckpt() {
   case $command in
     '') words=$commands ;;
     save)
-      options+=' --name --exit --stop --no-sockets --option'
+      options+=' --name --exit --stop --no-sockets --dry-run --option'
       words=$(_ckpt_pids)
       ;;
     restore)

@@ -1,0 +1,145 @@
+// What belongs to a process as a whole, or to its place among others.
+#include "refused.h"
+
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+
+#include <array>
+
+namespace {
+
+Words traced() {
+  const pid_t self = getpid();
+  prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);  // Yama lets only ancestors trace
+  const pid_t tracer = outside([self] { must(ptrace(PTRACE_SEIZE, self, nullptr, nullptr), "PTRACE_SEIZE"); });
+  return {of_process("it is traced already, by process " + std::to_string(tracer))};
+}
+
+Words keys() {
+  const long key = syscall(SYS_add_key, "user", "ckptfs-refused", "x", 1, KEY_SPEC_PROCESS_KEYRING);
+  return key < 0 ? Words{} : Words{of_process("thread "), "keys in a keyring of the process"};
+}
+
+Words seccomp_supervisor() {
+  std::array<sock_filter, 1> filter = {{{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}}};
+  const sock_fprog program = {filter.size(), filter.data()};
+  must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
+  const long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+  if (fd < 0) return {};
+  return {of_fd(static_cast<int>(fd), "a seccomp notification descriptor")};
+}
+
+Words core_cookie() {
+  constexpr int kSchedCore = 62, kCreate = 1;  // PR_SCHED_CORE, PR_SCHED_CORE_CREATE
+  if (prctl(kSchedCore, kCreate, 0, 0, 0) != 0) return {};
+  return {of_process("thread "), "has a core scheduling cookie"};
+}
+
+Words directory_gone() {
+  const std::string name = path("gone");
+  must(mkdir(name.c_str(), 0700), "mkdir");
+  must(chdir(name.c_str()), "chdir");
+  must(rmdir(name.c_str()), "rmdir");
+  return {of_process("its working directory " + name + " is deleted")};
+}
+
+/// A 32-bit program of one loop around pause(2): its headers and three instructions.
+Words program_of_32_bits() {
+  constexpr uint32_t kBase = 0x08048000, kCode = 0x54;
+  std::string file("\x7f" "ELF\1\1\1\0\0\0\0\0\0\0\0\0", 16);
+  const auto half = [&](uint16_t value) { file.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto word = [&](uint32_t value) { file.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  half(2), half(3), word(1), word(kBase + kCode), word(0x34), word(0), word(0);     // executable, i386
+  half(0x34), half(0x20), half(1), half(0), half(0), half(0);
+  word(1), word(0), word(kBase), word(kBase), word(0x5d), word(0x5d), word(5), word(0x1000);
+  file.append("\xb8\x1d\0\0\0\xcd\x80\xeb\xf7", 9);  // mov eax, 29; int 0x80; jmp back
+  write_file("program", file.data(), file.size());
+  const std::string name = path("program");
+  must(chmod(name.c_str(), 0700), "chmod");
+  const pid_t pid = must(fork(), "fork");
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    execl(name.c_str(), name.c_str(), nullptr);
+    _exit(1);
+  }
+  const std::string exe = "/proc/" + std::to_string(pid) + "/exe";
+  char text[4096];
+  wait_until([&] {
+    const ssize_t n = readlink(exe.c_str(), text, sizeof text);
+    return n <= 0 || std::string(text, static_cast<size_t>(n)) == name;
+  }, "the child is another program");
+  // ENOEXEC where the kernel runs none.
+  if (readlink(exe.c_str(), text, sizeof text) <= 0) return {};
+  return {std::to_string(pid) + ": a 32-bit program"};
+}
+
+/// In a child, so that the test can talk to this process; of a kind that only those born afterwards are in, in its child.
+Words in_namespace(int flag, const char* kind, bool of_children = false) {
+  auto* const in_it = reinterpret_cast<volatile pid_t*>(
+      must_map(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), "mmap"));
+  child([&] {
+    if (unshare(flag) != 0) return;
+    *in_it = getpid();
+    if (!of_children) return;
+    const pid_t born = must(fork(), "fork");
+    if (born == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (;;) pause();
+    }
+    *in_it = born;
+  });
+  if (*in_it == 0) return {};
+  return {std::to_string(*in_it) + ": it is in another " + kind + " namespace"};
+}
+
+Words user_namespace() { return in_namespace(CLONE_NEWUSER, "user"); }
+Words pid_namespace() { return in_namespace(CLONE_NEWPID, "pid", true); }
+Words mount_namespace() { return in_namespace(CLONE_NEWNS, "mount"); }
+Words network_namespace() { return in_namespace(CLONE_NEWNET, "network"); }
+Words ipc_namespace() { return in_namespace(CLONE_NEWIPC, "IPC"); }
+Words uts_namespace() { return in_namespace(CLONE_NEWUTS, "UTS"); }
+Words cgroup_namespace() { return in_namespace(CLONE_NEWCGROUP, "cgroup"); }
+Words time_namespace() { return in_namespace(0x80, "time", true); }  // CLONE_NEWTIME
+
+/// All of them are told, of all processes of the tree.
+Words several() {
+  Words words = {of_fd(must(open("/proc/1/stat", O_RDONLY), "open"), "a file of another process"),
+                 of_fd(must(open("/dev/fuse", O_RDWR), "open"), "the device /dev/fuse")};
+  for (const int round : {0, 1}) {
+    const std::string name = path("gone" + std::to_string(round));
+    words.push_back(std::to_string(child([&name] {
+      must(mkdir(name.c_str(), 0700), "mkdir");
+      must(chdir(name.c_str()), "chdir");
+      must(rmdir(name.c_str()), "rmdir");
+    })) + ": its working directory " + name);
+  }
+  return words;
+}
+
+}  // namespace
+
+const std::vector<RefusedState>& refused_processes() {
+  static const std::vector<RefusedState> states = {
+      {"traced", traced},
+      {"keys", keys},
+      {"seccomp_supervisor", seccomp_supervisor},
+      {"core_cookie", core_cookie},
+      {"directory_gone", directory_gone},
+      {"program_of_32_bits", program_of_32_bits},
+      {"user_namespace", user_namespace},
+      {"pid_namespace", pid_namespace},
+      {"mount_namespace", mount_namespace},
+      {"network_namespace", network_namespace},
+      {"ipc_namespace", ipc_namespace},
+      {"uts_namespace", uts_namespace},
+      {"cgroup_namespace", cgroup_namespace},
+      {"time_namespace", time_namespace},
+      {"several", several},
+  };
+  return states;
+}
