@@ -80,7 +80,6 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     catalog_.changed();
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
-    counters_.injected_calls += result.injected_calls;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
                        command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
                        milliseconds(result.total_ns), milliseconds(result.stop_ns));

@@ -9,7 +9,6 @@ namespace ckpt {
 struct Counters {
   std::atomic<uint64_t> checkpoints{0};
   std::atomic<uint64_t> kernel_checkpoints{0};   ///< of them by the kernel module
-  std::atomic<uint64_t> injected_calls{0};       ///< made by processes for a checkpoint of theirs
   std::atomic<uint64_t> failed_checkpoints{0};
   std::atomic<uint64_t> resumes{0};
   std::atomic<uint64_t> failed_resumes{0};

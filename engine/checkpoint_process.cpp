@@ -111,7 +111,6 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
     StoppedProcess process(pid_);
     process.stop(shared_.options.cancel);
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
-    injected_calls_ += process.injected_calls();
   }
   shared_.check_cancel();
   snapshot_->arm(memory_.vmas());
@@ -162,10 +161,6 @@ std::vector<Remote*> ProcessCapture::remotes() const {
   return remotes;
 }
 
-uint64_t ProcessCapture::injected_calls() const {
-  return injected_calls_ + (process_ ? process_->injected_calls() : 0);
-}
-
 CaptureContext ProcessCapture::context() {
   CaptureContext ctx;
   ctx.pid = pid_;
@@ -175,7 +170,6 @@ CaptureContext ProcessCapture::context() {
   ctx.root = read_link(proc_dir_.get(), "root");
   ctx.image = shared_.image.get();
   ctx.leader = remotes().front();
-  if (!told_.empty()) ctx.future_lock = told_.front()->future_lock();
   ctx.objects = &shared_.objects;
   ctx.later = &shared_.later;
   ctx.later_bytes = &shared_.later_bytes;
@@ -235,7 +229,6 @@ void ProcessCapture::read_pages() {
 }
 
 void ProcessCapture::resume() {
-  injected_calls_ = injected_calls();
   told_.clear();
   process_.reset();
 }

@@ -88,7 +88,6 @@ class ProcessCapture {
   /// Whether the kernel module has taken part.
   bool by_module() const { return told_by_module_ || snapshot_->by_module(); }
   /// System calls that the process has made for us.
-  uint64_t injected_calls() const;
   void read_pages();
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
@@ -125,7 +124,6 @@ class ProcessCapture {
   std::unique_ptr<StoppedProcess> process_;
   std::vector<std::unique_ptr<ToldRemote>> told_;   // its threads, where the module tells of them
   bool told_by_module_ = false;
-  uint64_t injected_calls_ = 0;                 // in earlier stops
 };
 
 }  // namespace ckpt

@@ -343,7 +343,6 @@ CheckpointResult TreeCapture::commit() {
   for (const ProcessCapture* process : order_) {
     header.pids.push_back(process->pid());
     result.by_module |= process->by_module();
-    result.injected_calls += process->injected_calls();
     // Of several owners nobody may have it but root.
     if (process->owner_uid() != header.uid) header.uid = header.gid = 0;
     if (process->owner_gid() != header.gid && header.uid == 0) header.gid = 0;

@@ -66,7 +66,6 @@ struct CheckpointOptions {
 struct CheckpointResult {
   std::string name;            ///< of the image; empty where it was delivered
   bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
-  uint64_t injected_calls = 0; ///< system calls that the processes have made for it
   size_t processes = 0;        ///< that were stopped
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
   uint64_t total_ns = 0;       ///< until durable

@@ -64,8 +64,6 @@ struct CaptureContext {
   std::map<std::string, std::string>* objects = nullptr;
   /// Work for after the process goes on (copying a large deleted file from our own descriptor, say).
   std::vector<std::function<void()>>* later = nullptr;
-  /// lock_future of memory_marks.h, where it is known already.
-  std::optional<uint64_t> future_lock;
   /// Content held in memory by the closures of `later`, bytes; null where nothing may be held.
   uint64_t* later_bytes = nullptr;
   bool memory = true;            ///< false: no content of memory is wanted, only what describes it

@@ -79,9 +79,6 @@ class RemoteSyscall : public Remote {
   /// and with an EINTR that only our stop has caused undone (undo_interruption). Read once a stop.
   const user_regs_struct& own_registers() const;
 
-  /// How many have been made.
-  uint64_t calls() const { return calls_; }
-
   /// Puts everything back; the next call prepares the thread again. Throws Error(ESRCH) if the thread was
   /// killed.
   void finish();
@@ -100,7 +97,6 @@ class RemoteSyscall : public Remote {
   mutable bool own_known_ = false;
   mutable bool own_changed_ = false;  // from what the thread has: to be set
   mutable user_regs_struct own_{};
-  uint64_t calls_ = 0;
   Tracee& tracee_;
   InjectionSite& site_;
   mutable std::unique_ptr<Borrowed> borrowed_;

@@ -313,12 +313,6 @@ void StoppedProcess::kill() {
   resume();
 }
 
-uint64_t StoppedProcess::injected_calls() const {
-  uint64_t calls = 0;
-  for (const auto& remote : remotes_) calls += remote->calls();
-  return calls;
-}
-
 uint64_t StoppedProcess::stop_ns() const {
   if (stopped_at_ == Clock::time_point{}) return 0;
   const auto end = resumed_at_ == Clock::time_point{} ? Clock::now() : resumed_at_;

@@ -57,9 +57,6 @@ class StoppedProcess {
   /// Whether a job-control stop holds it, so that it will be stopped after resume() too.
   bool group_stopped() const { return tracees_.front()->group_stopped(); }
 
-  /// System calls that its threads have made for us in this stop.
-  uint64_t injected_calls() const;
-
   /// Puts back what was borrowed for system calls, in all threads. The process stays stopped.
   void finish_calls();
   /// Everything put back, and the process goes on. Idempotent.
