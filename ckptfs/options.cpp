@@ -74,6 +74,17 @@ EngineChoice engine_named(const std::string& name) {
   fail(EINVAL, "engine={}: it is auto, kernel or ptrace", name);
 }
 
+/// What is left of the arguments is libfuse's, which looks at it when a session is made, and so not before there is a store.
+void check_known(const fuse_args& args) {
+  fuse_args copy = FUSE_ARGS_INIT(0, nullptr);
+  for (int i = 0; i < args.argc; ++i) fuse_opt_add_arg(&copy, args.argv[i]);
+  const fuse_lowlevel_ops none{};
+  fuse_session* const session = fuse_session_new(&copy, &none, sizeof none, nullptr);
+  fuse_opt_free_args(&copy);
+  if (session == nullptr) fail(EINVAL, "an option is not known, or not valid");
+  fuse_session_destroy(session);
+}
+
 std::string absolute(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
 
 }  // namespace
@@ -130,6 +141,7 @@ Options parse_options(fuse_args& args) {
 
   add_option(args, "default_permissions,subtype=ckptfs,fsname=" + escaped(options.store));
   if (::geteuid() == 0) add_option(args, "allow_other");
+  check_known(args);
   return options;
 }
 

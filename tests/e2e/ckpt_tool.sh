@@ -63,6 +63,18 @@ says "^ *\"$refused: fd 9: [^;]*\",*$"
 kill -KILL "$refused"
 { wait "$refused" || true; } 2>/dev/null
 
+# on a terminal: how long it takes already, in a line that fits and is erased. Of two processes, a vfork is waited for twice,
+# a second each.
+mkdir "$work/state"
+"$bin/programs/refused_state" "$work/state" vfork_waits &
+refused=$!
+wait_until "[ -e $work/state/ready ]"
+waits="$bin/ckpt --mount $work/mnt save -d -o name=$(printf 'x%.0s' {1..100}) $(cat "$work/state/ready")"
+script -qec "stty columns 40; exec $waits" "$work/typescript" >/dev/null && fail 'a process in vfork is not refused'
+grep -q "check $refused name=x\{1,20\}: 1 s.\[K" "$work/typescript" || fail "no progress in: $(cat -v "$work/typescript")"
+touch "$work/state/go"
+wait "$refused"
+
 sample &
 pid=$!
 wait_until "[ -s $work/numbers ]"

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -331,6 +332,37 @@ TEST_F(FaultyImages, edited_and_not_sealed) {
   ASSERT_FALSE(text.empty());
   change_byte(file("cmdline"), 1);
   expect_not_resumed("cmdline");
+}
+
+// Killed in the middle of a file: nothing is resumed, what has come stays, and the next cp brings the rest.
+TEST_F(FaultyImages, killed_cp) {
+  const std::string segment = first_segment(), content = read_file(segment), box = mount_.path("restore/" + name_);
+  ASSERT_GT(content.size(), 1u);
+  fs::remove(segment);
+  ASSERT_EQ(mkfifo(segment.c_str(), 0600), 0) << strerror(errno);
+  program_->kill_and_reap();
+  const pid_t copier = fork();
+  if (copier == 0) {
+    execlp("cp", "cp", "-r", "--copy-contents", archive_.c_str(), mount_.path("restore").c_str(), nullptr);
+    _exit(127);
+  }
+  const int half = open(segment.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(half, 0) << strerror(errno);
+  const size_t size = content.size() / 2;
+  ASSERT_EQ(write(half, content.data(), size), static_cast<ssize_t>(size));
+  const std::string there = box + "/segments/" + fs::path(segment).filename().string();
+  EXPECT_TRUE(wait_until([&] { return exists(there) && fs::file_size(there) == size; }));
+  EXPECT_EQ(kill(copier, SIGKILL), 0);
+  EXPECT_EQ(waitpid(copier, nullptr, 0), copier);
+  close(half);
+  EXPECT_FALSE(program_->running());
+  EXPECT_TRUE(exists(there));
+  EXPECT_TRUE(exists(mount_.path("images/" + name_ + "/manifest")));
+  fs::remove(segment);
+  write_file(segment, content);
+  EXPECT_EQ(resume(mount_, archive_), "");
+  program_->resumed();
+  expect_unharmed(*program_);
 }
 
 TEST_F(FaultyImages, damaged_registers) {

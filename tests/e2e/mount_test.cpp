@@ -378,6 +378,7 @@ TEST(Ckptfs, Usage) {
   std::filesystem::create_directory(mountpoint);
   const std::string options = "nonsense,store=" + directory.path() + "/store";
   EXPECT_NE(run({CKPT_BIN_DIR "/ckptfs", "-o", options, mountpoint}).status, 0);
+  EXPECT_FALSE(exists(directory.path() + "/store")) << "a wrong use has made a store";
 }
 
 TEST(Ckptfs, TellsTheServiceManagerThatItIsMounted) {

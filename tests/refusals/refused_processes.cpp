@@ -4,6 +4,7 @@
 #include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -18,6 +19,30 @@ Words traced() {
   prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);  // Yama lets only ancestors trace
   const pid_t tracer = outside([self] { must(ptrace(PTRACE_SEIZE, self, nullptr, nullptr), "PTRACE_SEIZE"); });
   return {of_process("it is traced already, by process " + std::to_string(tracer))};
+}
+
+/// A page that is the same for this process and whoever is born of it.
+volatile pid_t* common_page() {
+  return reinterpret_cast<volatile pid_t*>(
+      must_map(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), "mmap"));
+}
+
+Words vfork_waits() {
+  static volatile pid_t* const born = common_page();
+  const pid_t waits = child([] {
+    pthread_t thread;
+    pthread_create(&thread, nullptr, [](void*) -> void* {
+      if (vfork() == 0) {
+        // Only system calls: the memory is the parent's.
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        *born = getpid();
+        for (;;) pause();
+      }
+      return nullptr;
+    }, nullptr);
+    wait_until([] { return *born != 0; }, "a child is born");
+  });
+  return {std::to_string(waits) + ": thread ", "waits in vfork(2)"};
 }
 
 Words keys() {
@@ -80,8 +105,7 @@ Words program_of_32_bits() {
 
 /// In a child, so that the test can talk to this process; of a kind that only those born afterwards are in, in its child.
 Words in_namespace(int flag, const char* kind, bool of_children = false) {
-  auto* const in_it = reinterpret_cast<volatile pid_t*>(
-      must_map(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), "mmap"));
+  volatile pid_t* const in_it = common_page();
   child([&] {
     if (unshare(flag) != 0) return;
     *in_it = getpid();
@@ -126,6 +150,7 @@ Words several() {
 const std::vector<RefusedState>& refused_processes() {
   static const std::vector<RefusedState> states = {
       {"traced", traced},
+      {"vfork_waits", vfork_waits},
       {"keys", keys},
       {"seccomp_supervisor", seccomp_supervisor},
       {"core_cookie", core_cookie},

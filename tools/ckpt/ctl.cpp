@@ -23,9 +23,9 @@ std::string last_line(int fd, const std::string& path) {
 
 std::string run_ctl(const std::string& mount, const std::string& command) {
   const std::string path = mount + "/ctl";
+  const Waiting waiting(command);
   const UniqueFd fd = open_at(AT_FDCWD, path, O_RDWR);
   const std::string line = command + "\n";
-  const Waiting waiting(command);
   // One write is one command, and its error is the command's.
   const ssize_t written = ::write(fd.get(), line.data(), line.size());
   const int err = written < 0 ? errno : 0;
