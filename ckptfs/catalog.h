@@ -2,6 +2,7 @@
 // question who may change one.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -70,11 +71,21 @@ class Catalog {
   void check_may_take_name(const std::string& name, uid_t uid);
   /// A checkpoint or an import has given names.
   void changed();
+  /// The kernel is told that images/NAME stands for another image from now on, or for none. From workers only: it may
+  /// wait for calls on images/ that are under way. What comes through the kernel it knows by itself.
+  void forget_name(const std::string& name) const {
+    if (forget_name_) forget_name_(name);
+  }
+  /// Before any request.
+  void on_change_of_name(std::function<void(const std::string& name)> forget_name) {
+    forget_name_ = std::move(forget_name);
+  }
 
  private:
   static constexpr size_t kMaxKept = 64;
 
   Store& store_;
+  std::function<void(const std::string&)> forget_name_;
   std::mutex mutex_;   ///< guards kept_ and generation_; the store's locks come after it
   std::map<std::string, std::shared_ptr<const ImageTree>> kept_;
   uint64_t generation_ = 0;

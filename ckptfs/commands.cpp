@@ -78,6 +78,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     }
     answer(flags_of(command));
     catalog_.changed();
+    if (!command.directory) catalog_.forget_name(result.name);
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
@@ -111,6 +112,7 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
 
 std::string Commands::run(const DeleteCommand& command, const Caller& caller, const CancelFlag*) {
   catalog_.remove(command.name, caller.uid);
+  catalog_.forget_name(command.name);
   return fmt::format("delete {}: deleted", command.name);
 }
 

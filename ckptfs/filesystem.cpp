@@ -94,6 +94,8 @@ void Filesystem::end() {
 void Filesystem::on_change_of_name(const StagingArea::ForgetName& forget_name) {
   images_dir_->on_change_of_name(forget_name);
   drop_box_->on_change_of_name(forget_name);
+  catalog_.on_change_of_name(
+      [forget_name, directory = images_dir_->ino()](const std::string& name) { forget_name(directory, name); });
 }
 
 std::string Filesystem::stats() const {

@@ -35,6 +35,7 @@ HandlePtr handle(const fuse_file_info* fi) { return reinterpret_cast<OpenFile*>(
 void set_handle(fuse_file_info* fi, const HandlePtr& opened) {
   fi->direct_io = opened->direct_io() ? 1 : 0;
   fi->keep_cache = opened->keep_cache() ? 1 : 0;
+  fi->noflush = fi->keep_cache;  // it never changes: its close has nothing to tell
   fi->fh = reinterpret_cast<uint64_t>(new OpenFile{opened});
 }
 

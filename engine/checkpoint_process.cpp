@@ -52,6 +52,7 @@ ProcessCapture::ProcessCapture(SharedCapture& shared, pid_t pid)
       pid_(pid),
       prefix_(process_prefix(pid, shared.root)),
       proc_dir_(open_proc(pid)),
+      cpus_(pid),
       memory_(pid, proc_dir_.get()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
@@ -104,6 +105,8 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.engine = shared_.options.engine;
   target.without = without;
   target.only = shared_.options.snapshot;
+  target.cpus = &cpus_;
+  target.scratch = [&store = shared_.store] { return store.scratch_file(); };
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
   if (!snapshot_->wants_prepare_stop()) return;
@@ -221,7 +224,8 @@ void ProcessCapture::fix_snapshot() {
 
 void ProcessCapture::read_pages() {
   try {
-    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel);
+    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
+                   cpus_.a_cpu_is_free());
   } catch (const Error& error) {
     if (error.err() == EINTR) shared_.check_cancel();  // says of which process
     throw;

@@ -13,6 +13,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/memory/snapshot.h"
 #include "engine/memory_table.h"
+#include "engine/process/cpu_watch.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
 #include "engine/process/told_remote.h"
@@ -21,6 +22,7 @@ namespace ckpt {
 
 /// What the processes of one checkpoint have in common. Outlives them.
 struct SharedCapture {
+  Store& store;
   const Caller& caller;
   const CheckpointOptions& options;
   pid_t root = 0;
@@ -112,6 +114,7 @@ class ProcessCapture {
   const std::string prefix_;
   UniqueFd proc_dir_;
   UniqueFd pid_fd_;
+  const CpuWatch cpus_;
   ProcStatus status_;            // before the stop
   bool looked_at_ = false;
   bool can_be_stopped_ = false;

@@ -10,12 +10,13 @@
 #include <set>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/image/resume_script.h"
-#include "engine/kinds/registers.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/module.h"
 #include "engine/process/death_guard.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -35,7 +36,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : store_(store), shared_{caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
@@ -288,7 +289,7 @@ void TreeCapture::capture_stopped() {
 
 CheckpointResult TreeCapture::check() {
   if (can_be_stopped()) {
-    shared_.image = store_.begin_image(fmt::format("check of {}", shared_.root));
+    shared_.image = shared_.store.begin_image(fmt::format("check of {}", shared_.root));
     seize_all();
     stop();
     capture_stopped();
@@ -334,7 +335,7 @@ CheckpointResult TreeCapture::commit() {
   header.machine = uts.machine;
   header.kernel = uts.release;
   header.hostname = uts.nodename;
-  header.xfeatures = xsave_features();
+  header.xfeatures = xsave_layout().features;
   header.pid = shared_.root;
   header.command = root.status().name;
   header.uid = root.owner_uid();
@@ -402,7 +403,7 @@ CheckpointResult TreeCapture::run() {
   look();
   if (shared_.options.dry_run) return check();
   shared_.refusals.raise();
-  shared_.image = store_.begin_image(fmt::format("checkpoint of {}", shared_.root));
+  shared_.image = shared_.store.begin_image(fmt::format("checkpoint of {}", shared_.root));
   prepare_snapshots();
   shared_.check_cancel();
 
@@ -414,6 +415,7 @@ CheckpointResult TreeCapture::run() {
   if (lessons_.read_in_stop || !goes_on) finish();
   if (goes_on) {
     let_go();
+    give_way();
     if (!lessons_.read_in_stop) finish();
   }
   for (ProcessCapture* process : order_) process->release_snapshot();

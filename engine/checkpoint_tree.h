@@ -89,7 +89,6 @@ class TreeCapture {
   void for_each_alive(F&& work);
   void index_descriptors();
 
-  Store& store_;
   SharedCapture shared_;
   CaptureTurns& turns_;
   CaptureLessons& lessons_;

@@ -21,6 +21,7 @@
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stub_tree.h"
+#include "engine/process/xsave_layout.h"
 #include "engine/resume_family.h"
 #include "engine/resume_process.h"
 
@@ -78,7 +79,7 @@ void TreeResume::read_header() {
   if (header.machine != uts.machine) {
     fail(ENOEXEC, "{}: was taken on another architecture ({}; this is {})", shared_.where, header.machine, uts.machine);
   }
-  if (const uint64_t missing = header.xfeatures & ~xsave_features(); missing != 0) {
+  if (const uint64_t missing = header.xfeatures & ~xsave_layout().features; missing != 0) {
     fail(ENOEXEC, "{}: was taken on a CPU with XSAVE features that this one does not have ({:#x})", shared_.where,
          missing);
   }

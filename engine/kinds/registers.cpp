@@ -1,6 +1,5 @@
 #include "engine/kinds/registers.h"
 
-#include <cpuid.h>
 #include <elf.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -14,6 +13,7 @@
 #include "engine/kernel.h"
 #include "engine/process/restart.h"
 #include "engine/process/signal_frame.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -83,16 +83,6 @@ const char* feature_name(unsigned bit) {
   return bit < names.size() ? names[bit] : "unknown";
 }
 
-struct Component {
-  uint64_t offset = 0, size = 0;
-};
-
-Component component_here(unsigned bit) {
-  unsigned size = 0, offset = 0, ecx = 0, edx = 0;
-  __cpuid_count(0xd, bit, size, offset, ecx, edx);
-  return {offset, size};
-}
-
 template <typename T>
 T load(std::span<const std::byte> from, size_t offset) {
   T value{};
@@ -109,7 +99,7 @@ uint64_t checked_features(std::span<const std::byte> area, const std::string& wh
     fail(EINVAL, "{}: the XSAVE header is not of the standard format", where);
   }
   const uint64_t features = load<uint64_t>(header, 0);
-  const uint64_t missing = features & ~(xsave_features() | kX87AndSse);
+  const uint64_t missing = features & ~(xsave_layout().features | kX87AndSse);
   if (missing != 0) {
     const auto bit = static_cast<unsigned>(__builtin_ctzll(missing));
     fail(ENOEXEC, "{}: the thread uses a CPU feature that this machine does not have: {} (XSAVE bit {})",
@@ -138,7 +128,7 @@ std::vector<std::byte> relocate(std::span<const std::byte> area, const Record& r
     if (v[0] < 2 || v[0] > 62 || (features >> v[0] & 1) == 0) {
       fail(EINVAL, "{}: xsave_component {} is not in use", record.where(), v[0]);
     }
-    const Component to = component_here(static_cast<unsigned>(v[0]));
+    const XsaveComponent& to = xsave_layout().components[v[0]];
     if (v[2] != to.size) {
       fail(ENOEXEC, "{}: {} takes {} bytes on this CPU, {} in the image", where,
            feature_name(static_cast<unsigned>(v[0])), to.size, v[2]);
@@ -159,13 +149,6 @@ uint64_t user_address(const Record& record, const char* name) { return record.ge
 
 }  // namespace
 
-uint64_t xsave_features() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) return 0;
-  asm("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
-  return uint64_t{edx} << 32 | eax;
-}
-
 void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscall& thread) {
   const user_regs_struct own = thread.own_registers();
   const long repeat_nr = call_to_repeat(thread.tracee(), own);
@@ -176,7 +159,7 @@ void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscal
   const uint64_t features = area.size() >= kLegacy + kHeader ? load<uint64_t>(area, kLegacy) : 0;
   for (unsigned bit = 2; bit < 63; ++bit) {
     if ((features >> bit & 1) == 0) continue;
-    const Component c = component_here(bit);
+    const XsaveComponent& c = xsave_layout().components[bit];
     out.add("xsave_component", fmt::format("{} {} {}", bit, c.offset, c.size));
   }
   const std::string path = fmt::format("{}registers/{}", prefix, thread.tid());
@@ -186,8 +169,8 @@ void capture_registers(ImageSink& image, const std::string& prefix, RemoteSyscal
 
 std::optional<uint32_t> key_rights(pid_t tid) {
   constexpr unsigned kPkruBit = 9;
-  if ((xsave_features() >> kPkruBit & 1) == 0) return std::nullopt;
-  const Component pkru = component_here(kPkruBit);
+  if ((xsave_layout().features >> kPkruBit & 1) == 0) return std::nullopt;
+  const XsaveComponent& pkru = xsave_layout().components[kPkruBit];
   std::vector<std::byte> area(pkru.offset + pkru.size);
   iovec io = {area.data(), area.size()};
   if (::ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &io) != 0) fail_errno("{}: XSAVE state", tid);

@@ -47,7 +47,4 @@ void apply_registers(pid_t tid, const RestoredRegisters& registers);
 /// Throws Error(ESRCH).
 std::optional<uint32_t> key_rights(pid_t tid);
 
-/// XCR0: the XSAVE features that this kernel has enabled on this CPU; 0 without XSAVE.
-uint64_t xsave_features();
-
 }  // namespace ckpt

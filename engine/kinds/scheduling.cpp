@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/hex.h"
+#include "engine/base/sched.h"
 
 namespace ckpt {
 
@@ -17,19 +18,6 @@ namespace {
 
 constexpr int kIoprioWhoProcess = 1;
 constexpr size_t kMaxCpuBytes = 1024;  // 8192 CPUs, the most that x86-64 kernels are built for
-
-// struct sched_attr, first version (sched_setattr(2)); glibc 2.36 has none.
-struct SchedAttr {
-  uint32_t size = sizeof(SchedAttr);
-  uint32_t policy = 0;
-  uint64_t flags = 0;
-  int32_t nice = 0;
-  uint32_t priority = 0;
-  uint64_t runtime = 0;
-  uint64_t deadline = 0;
-  uint64_t period = 0;
-};
-static_assert(sizeof(SchedAttr) == 48);
 
 SchedAttr parse_scheduler(const Record& record) {
   const auto words = split_words(record.get("scheduler"));

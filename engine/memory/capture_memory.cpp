@@ -3,32 +3,14 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
-#include <thread>
 
 #include "engine/base/parallel.h"
-#include "engine/process/procfs.h"
 
 namespace ckpt {
 namespace {
 
 /// Below this a second thread costs more than it brings.
 constexpr uint64_t kParallelBytes = 4 << 20;
-
-/// Whether a second thread of ours would have a CPU for itself: it must not take one that the process is using.
-bool a_cpu_is_free(pid_t pid) {
-  const unsigned cpus = std::thread::hardware_concurrency();
-  unsigned used = 1;             // by the first thread
-  try {
-    const UniqueFd proc = open_proc(pid);
-    for (const pid_t tid : list_tasks(proc.get())) {
-      if (read_status(tid).state == 'R') ++used;
-      if (used >= cpus) return false;
-    }
-  } catch (const Error&) {
-    // A thread has ended meanwhile.
-  }
-  return cpus > 1;
-}
 
 /// The queue of blocks that the workers share. Blocks are given out ascending; a segment's sink is let go with its
 /// last block, so that the image can finish it.
@@ -98,7 +80,7 @@ void copy_blocks(Snapshot& snapshot, BlockQueue& queue) {
 }  // namespace
 
 CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, ImageSink& image,
-                              const std::string& prefix, const CancelFlag* cancel) {
+                              const std::string& prefix, const CancelFlag* cancel, bool second_thread) {
   CapturedMemory result;
   std::vector<Range> ranges;
   for (const Vma& vma : vmas) {
@@ -112,7 +94,7 @@ CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, 
   }
   result.segments = ranges.size();
   BlockQueue queue(std::move(ranges), image, prefix, cancel);
-  on_two_threads(result.bytes > kParallelBytes && a_cpu_is_free(snapshot.pid()), [&] { copy_blocks(snapshot, queue); });
+  on_two_threads(result.bytes > kParallelBytes && second_thread, [&] { copy_blocks(snapshot, queue); });
   queue.rethrow();
   return result;
 }

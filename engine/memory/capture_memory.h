@@ -14,8 +14,9 @@ struct CapturedMemory {
 /// Writes every touched run of `vmas` to PREFIXsegments/START-END, read and put by up to two threads in blocks of
 /// kBlockSize, ascending. Holds two blocks of memory, whatever the size of the process. Throws what snapshot and image
 /// throw, and Error(EINTR) soon after `cancel` is set; the image is then incomplete and must be dropped.
+/// `second_thread`: whether there is a CPU for one.
 CapturedMemory capture_memory(Snapshot& snapshot, const std::vector<Vma>& vmas, ImageSink& image,
-                              const std::string& prefix, const CancelFlag* cancel);
+                              const std::string& prefix, const CancelFlag* cancel, bool second_thread = true);
 
 /// Writes the objects (memfd, shared anonymous memory, System V segments, deleted files) behind the mappings, each
 /// once for the whole image. While the process is stopped. Throws Error.

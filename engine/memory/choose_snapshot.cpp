@@ -63,7 +63,7 @@ class NoSnapshot : public Snapshot {
 }  // namespace
 
 std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target) {
-  if (name == "write-protect") return make_write_protect_snapshot(target.pid);
+  if (name == "write-protect") return make_write_protect_snapshot(target.pid, target.cpus, target.scratch);
   if (name == "kernel") return make_kernel_snapshot(target.pid);
   if (name == "fork") return make_fork_snapshot(target.pid, target.orphans_stay);
   if (name == "copy") return make_copy_snapshot(target.pid);
@@ -85,7 +85,7 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
   const bool seccomp = status_field(status, "Seccomp") != "0";
   if (target.without != "write-protect" && !seccomp && !uses_userfaultfd(vmas) && can_fetch_userfaultfd(status)) {
     try {
-      return make_write_protect_snapshot(target.pid);
+      return make_write_protect_snapshot(target.pid, target.cpus, target.scratch);
     } catch (const Error& e) {
       if (e.err() != EOPNOTSUPP) throw;
     }

@@ -12,6 +12,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
+#include "engine/base/sched.h"
 
 namespace ckpt {
 namespace {
@@ -70,6 +71,7 @@ void FaultHandler::room_freed() {
 }
 
 void FaultHandler::run() noexcept {
+  go_first();
   while (!stop_) {
     try {
       step();
@@ -231,9 +233,11 @@ Outcome FaultHandler::answer(uint64_t address) {
   const size_t page = piece->index(address);
   if (!piece->fixed) return answer_before_instant(*piece, page);
   if (piece->taken[page] || shared_.lost) return unprotect({address, address + kPageSize});
-  // While there is room a window at a time; then single pages; then the thread waits for the copier.
   const PieceKeeper keeper = shared_.keeper();
-  if (shared_.side.free_pages() <= kPiecePages) return keeper.save(*piece, page, page + 1);
+  // A window at a time for a process that writes in order, up or down. One that writes here and there would soon have
+  // filled the room with pages that it does not want, and have to wait for the copier.
+  const bool in_order = (page > 0 && piece->taken[page - 1]) || (page + 1 < piece->pages() && piece->taken[page + 1]);
+  if (!in_order || shared_.side.free_pages() <= kPiecePages) return keeper.save(*piece, page, page + 1);
   const size_t first = page / kWindowPages * kWindowPages;
   return keeper.save(*piece, first, std::min(first + kWindowPages, piece->pages()));
 }

@@ -13,8 +13,8 @@ namespace ckpt {
 ///
 /// Lock order: turnstile, changes, table, a piece.
 struct ProtectedMemory {
-  explicit ProtectedMemory(pid_t p, size_t side_page_limit)
-      : pid(p), scanner(p), memory(p), side(side_page_limit) {}
+  ProtectedMemory(pid_t p, size_t side_pages, ScratchFile scratch)
+      : pid(p), scanner(p), memory(p), side(side_pages, std::move(scratch)) {}
 
   const pid_t pid;
   PageScanner scanner;

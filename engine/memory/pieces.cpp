@@ -1,6 +1,7 @@
 #include "engine/memory/pieces.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace ckpt {
@@ -86,13 +87,14 @@ size_t PieceKeeper::run_end(const Piece& piece, size_t first, size_t last) {
 }
 
 Outcome PieceKeeper::copy_aside(const Piece& piece, size_t first, size_t last, Copied& copied) const {
+  std::array<std::byte, kPageSize> buffer;
   for (size_t page = first; page < last; page++) {
     if (!piece.present[page]) continue;
-    std::byte* buffer = side_.take();
-    if (!buffer) return Outcome::no_room;
-    copied.emplace_back(page, buffer);
-    const int err = memory_.try_read(piece.address(page), {buffer, kPageSize});
+    const int err = memory_.try_read(piece.address(page), buffer);
     if (err != 0) return outcome_of(err);
+    const auto slot = side_.keep(buffer);
+    if (!slot) return Outcome::no_room;
+    copied.emplace_back(page, *slot);
   }
   return Outcome::done;
 }
@@ -104,10 +106,10 @@ Outcome PieceKeeper::save_run(Piece& piece, size_t first, size_t last, bool unpr
     outcome = outcome_of(protector_.unprotect({piece.address(first), piece.address(last)}));
   }
   if (outcome != Outcome::done) {
-    for (const auto& [page, buffer] : copied) side_.give_back(buffer);
+    for (const auto& [page, slot] : copied) side_.drop(slot);
     return outcome;
   }
-  for (const auto& [page, buffer] : copied) piece.side[page] = buffer;
+  for (const auto& [page, slot] : copied) piece.side[page] = slot;
   for (size_t page = first; page < last; page++) piece.taken.set(page);
   return Outcome::done;
 }
@@ -166,8 +168,7 @@ void PieceKeeper::fetch_taken(Piece& piece, size_t page, std::byte* out) const {
     std::memset(out, 0, kPageSize);
     return;
   }
-  std::memcpy(out, kept->second, kPageSize);
-  side_.give_back(kept->second);
+  side_.take(kept->second, out);
   piece.side.erase(kept);
 }
 

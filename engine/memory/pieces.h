@@ -41,7 +41,7 @@ struct Piece {
   std::bitset<kWindows> dirty;
   std::bitset<kPiecePages> present;      ///< pages with content, as of the instant
   std::bitset<kPiecePages> taken;        ///< pages whose content no longer depends on the process
-  std::map<size_t, std::byte*> side;     ///< taken pages that the copier has not fetched yet
+  std::map<size_t, SidePages::Slot> side;     ///< taken pages that the copier has not fetched yet
 
   size_t index(uint64_t address) const { return (address - range.start) / kPageSize; }
   uint64_t address(size_t page) const { return range.start + page * kPageSize; }
@@ -103,7 +103,7 @@ class PieceKeeper {
   Outcome fetch(Piece& piece, size_t first, size_t last, std::byte* out, size_t& fetched) const;
 
  private:
-  using Copied = std::vector<std::pair<size_t, std::byte*>>;
+  using Copied = std::vector<std::pair<size_t, SidePages::Slot>>;
   // Runs are of pages not yet taken: what has been unmapped counts as taken, so that a run is wholly registered and
   // un-protecting it either succeeds or changes nothing.
   static size_t run_end(const Piece& piece, size_t first, size_t last);

@@ -1,13 +1,30 @@
 #include "engine/memory/side_pages.h"
 
 #include <sys/mman.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "engine/base/error.h"
 #include "engine/image/digest.h"
 
 namespace ckpt {
+namespace {
 
-SidePages::SidePages(size_t pages) : pages_(pages) {
+/// Pages in a file: as many as may be of the disk. None where it cannot be asked.
+size_t room_in(int file) {
+  struct statvfs fs = {};
+  if (::fstatvfs(file, &fs) != 0) return 0;
+  const uint64_t pages = uint64_t{fs.f_bavail} * fs.f_frsize / 4 / kPageSize;
+  return std::min<uint64_t>(pages, UINT32_MAX / 2);
+}
+
+}  // namespace
+
+SidePages::SidePages(size_t pages, ScratchFile scratch) : pages_(pages), scratch_(std::move(scratch)), limit_(pages) {
   void* base = ::mmap(nullptr, pages * kPageSize, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) fail_errno("mapping {} pages for a snapshot", pages);
@@ -17,24 +34,63 @@ SidePages::SidePages(size_t pages) : pages_(pages) {
 
 SidePages::~SidePages() { ::munmap(base_, pages_ * kPageSize); }
 
-std::byte* SidePages::take() {
-  const std::lock_guard lock(mutex_);
-  if (!free_.empty()) {
-    std::byte* page = free_.back();
-    free_.pop_back();
-    return page;
-  }
-  return fresh_ < pages_ ? base_ + fresh_++ * kPageSize : nullptr;
+bool SidePages::open_scratch() {
+  if (!scratch_) return false;
+  file_ = std::exchange(scratch_, {})();
+  if (file_) limit_ += room_in(file_.get());
+  return fresh_ < limit_;
 }
 
-void SidePages::give_back(std::byte* page) {
+bool SidePages::keep_in_file(Slot slot, std::span<const std::byte> page) {
+  const auto at = static_cast<off_t>((slot - pages_) * kPageSize);
+  return ::pwrite(file_.get(), page.data(), page.size(), at) == static_cast<ssize_t>(page.size());
+}
+
+std::optional<SidePages::Slot> SidePages::keep(std::span<const std::byte> page) {
+  std::unique_lock lock(mutex_);
+  Slot slot = 0;
+  if (!free_.empty()) {
+    slot = free_.back();
+    free_.pop_back();
+  } else if (!free_in_file_.empty()) {
+    slot = free_in_file_.back();
+    free_in_file_.pop_back();
+  } else if (fresh_ < limit_ || open_scratch()) {
+    slot = static_cast<Slot>(fresh_++);
+  } else {
+    return std::nullopt;
+  }
+  lock.unlock();
+  if (slot < pages_) {
+    std::memcpy(base_ + slot * kPageSize, page.data(), kPageSize);
+  } else if (!keep_in_file(slot, page)) {
+    // The disk is full: no more than this from now on.
+    lock.lock();
+    limit_ = std::min(limit_, fresh_);
+    free_in_file_.clear();
+    return std::nullopt;
+  }
+  return slot;
+}
+
+void SidePages::take(Slot slot, std::byte* out) {
+  if (slot < pages_) {
+    std::memcpy(out, base_ + slot * kPageSize, kPageSize);
+  } else {
+    const ssize_t got = ::pread(file_.get(), out, kPageSize, static_cast<off_t>((slot - pages_) * kPageSize));
+    if (got != static_cast<ssize_t>(kPageSize)) fail(EIO, "a page of a snapshot cannot be read back from its file");
+  }
+  drop(slot);
+}
+
+void SidePages::drop(Slot slot) {
   const std::lock_guard lock(mutex_);
-  free_.push_back(page);
+  (slot < pages_ ? free_ : free_in_file_).push_back(slot);
 }
 
 size_t SidePages::free_pages() const {
   const std::lock_guard lock(mutex_);
-  return free_.size() + pages_ - fresh_;
+  return free_.size() + free_in_file_.size() + limit_ - std::min(fresh_, limit_);
 }
 
 }  // namespace ckpt

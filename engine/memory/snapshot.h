@@ -37,6 +37,8 @@
 #include "engine/engine.h"
 #include "engine/image/image.h"
 #include "engine/image/maps.h"
+#include "engine/memory/side_pages.h"
+#include "engine/process/cpu_watch.h"
 #include "engine/process/remote.h"
 
 namespace ckpt {
@@ -94,6 +96,10 @@ struct SnapshotTarget {
   std::string_view without = {};
   /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.
   std::string_view only = {};
+  /// Of the process; outlives the snapshot. None: CPUs are taken to be free.
+  const CpuWatch* cpus = nullptr;
+  /// For pages that are written faster than they are stored; see SidePages.
+  ScratchFile scratch = {};
   /// Asked in fix(): whether a child that the process left behind would come to a process of this checkpoint, which must
   /// not see it. None: it would not.
   std::function<bool()> orphans_stay = {};
@@ -108,7 +114,8 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
 std::unique_ptr<Snapshot> make_copy_snapshot(pid_t pid, uint64_t buffer = 0);
 std::unique_ptr<Snapshot> make_kernel_snapshot(pid_t pid);
 std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay = {});
-std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid);
+std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid, const CpuWatch* cpus = nullptr,
+                                                      ScratchFile scratch = {});
 /// By its name().
 std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target);
 

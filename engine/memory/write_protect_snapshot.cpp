@@ -25,7 +25,7 @@ constexpr size_t kFetchPages = 256;
 /// Pieces below which a second thread costs more than it brings.
 constexpr size_t kManyPieces = 8;
 /// Un-registering walks the page tables with mmap_lock held for writing; in slices of this size nobody notices.
-constexpr uint64_t kReleaseSlice = 64 << 20;
+constexpr uint64_t kReleaseSlice = 16 << 20;
 /// Windows that may be left for the stop, about 2 us each.
 constexpr size_t kFewWindows = 64;
 constexpr int kMaxRounds = 10;
@@ -34,7 +34,8 @@ constexpr int kManyRuns = 12;
 
 class WriteProtectSnapshot : public Snapshot {
  public:
-  explicit WriteProtectSnapshot(pid_t pid) : shared_(pid, kSidePages) {}
+  WriteProtectSnapshot(pid_t pid, const CpuWatch* cpus, ScratchFile scratch)
+      : shared_(pid, kSidePages, std::move(scratch)), cpus_(cpus) {}
   ~WriteProtectSnapshot() override { release(); }
 
   const char* name() const override { return "write-protect"; }
@@ -62,7 +63,11 @@ class WriteProtectSnapshot : public Snapshot {
   void with_piece(Piece& piece, const std::function<Outcome(const PieceKeeper&)>& attempt);
   void check_lost() const;
 
+  /// Of how many pieces on a second thread is worth its while.
+  size_t worth() const { return cpus_ == nullptr || cpus_->a_cpu_is_free() ? kManyPieces : SIZE_MAX; }
+
   ProtectedMemory shared_;
+  const CpuWatch* const cpus_;
   StopCopies copies_;
   std::vector<Range> registered_;
   std::vector<uint64_t> spared_;
@@ -98,7 +103,7 @@ void WriteProtectSnapshot::arm(const std::vector<Vma>& vmas) {
     }
   }
   copies_.reserve(to_copy + to_copy / 4 + (256 << 10));
-  for_each_index(pieces.size(), kManyPieces, [&](size_t i) {
+  for_each_index(pieces.size(), worth(), [&](size_t i) {
     pieces[i]->huge = shared_.scanner.has_huge_page(pieces[i]->range);
     pieces[i]->dirty.set();
   });
@@ -123,7 +128,7 @@ size_t WriteProtectSnapshot::protect_all() {
     pieces = shared_.table.all();
   }
   std::atomic<size_t> windows = 0;
-  for_each_index(pieces.size(), kManyPieces, [&](size_t i) {
+  for_each_index(pieces.size(), worth(), [&](size_t i) {
     const std::lock_guard lock(pieces[i]->mutex);
     windows += protect_dirty(*pieces[i]);
   });
@@ -304,7 +309,7 @@ std::vector<Range> WriteProtectSnapshot::touched(const Vma& vma) {
     const std::lock_guard lock(shared_.table_mutex);
     pieces = shared_.table.overlapping({vma.start, vma.end});
   }
-  for_each_index(pieces.size(), kManyPieces, [&](size_t i) {
+  for_each_index(pieces.size(), worth(), [&](size_t i) {
     with_piece(*pieces[i], [&](const PieceKeeper& keeper) { return keeper.scan(*pieces[i]); });
   });
   for (Piece* piece : pieces) {
@@ -371,11 +376,11 @@ void WriteProtectSnapshot::release() noexcept {
 
 }  // namespace
 
-std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid) {
+std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid, const CpuWatch* cpus, ScratchFile scratch) {
   if ((userfaultfd_features() & kFeatures) != kFeatures || !PageScanner::kernel_can_scan()) {
     fail(EOPNOTSUPP, "this kernel cannot write-protect memory for a snapshot (Linux 6.7 can)");
   }
-  return std::make_unique<WriteProtectSnapshot>(pid);
+  return std::make_unique<WriteProtectSnapshot>(pid, cpus, std::move(scratch));
 }
 
 }  // namespace ckpt

@@ -44,7 +44,6 @@ struct RemoteSyscall::Borrowed {
   RemotePtr scratch;
   RemotePtr frame;  // brings the thread back to itself
   RemotePtr area;   // its XSAVE state
-  std::vector<std::byte> xsave;
   std::vector<std::byte> bytes;  // what stood where scratch memory, frame and area are
   // Frames of on_our_death(), each making one call and returning into the next; below the scratch memory.
   RemotePtr undo_frames;
@@ -139,25 +138,24 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   auto b = std::make_unique<Borrowed>();
   b->regs = own_registers();
   b->mask = tracee_.signal_mask();
-  b->xsave = tracee_.xsave();
+  const std::vector<std::byte> xsave = tracee_.xsave();
+  const std::vector<std::byte> area = make_xsave_area(xsave);
 
   // From high to low: XSAVE area, frame, scratch memory, frames of on_our_death().
-  const size_t area_size = (xsave_area_bytes(b->xsave) + 63) & ~63ull;
+  const size_t area_size = align_up(area.size(), 64);
   const size_t undo_size = kMaxUndo * padded_frame_bytes();
   const size_t size = undo_size + kScratch + padded_frame_bytes() + area_size;
   b->undo_frames = {align_down(b->regs.rsp - kRedZone - size, 64)};
   if (!is_dead_stack(site_, b->regs.rsp, b->undo_frames.addr)) {
     // Without any main stack the bytes below the stack pointer have to do: they are put back, if we live.
     // All pieces are as large as the largest may be, that of a thread with every feature of the CPU in use.
-    const size_t largest = align_up(size - area_size + b->xsave.size() + 64, 4096);
+    const size_t largest = align_up(size - area_size + xsave.size() + 64, 4096);
     if (const RemotePtr piece = borrow_main_stack(largest); piece.addr != 0) b->undo_frames = piece;
     b->on_own_stack = false;
   }
   b->scratch = b->undo_frames + undo_size;
   b->frame = b->scratch + kScratch;
   b->area = b->frame + padded_frame_bytes();
-  const SignalFrame made = make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)),
-                                             b->mask, b->xsave, site_.restorer.addr, b->area.addr);
 
   b->calling = b->regs;
   b->calling.rip = site_.syscall_ret.addr;
@@ -168,9 +166,9 @@ RemoteSyscall::Borrowed& RemoteSyscall::prepare() const {
   try {
     b->bytes = read_stack(tracee_, b->scratch, kScratch + padded_frame_bytes() + area_size);
     std::vector<std::byte> image = b->bytes;
-    const auto frame_in = image.begin() + kScratch;
-    std::copy(made.frame.begin(), made.frame.end(), frame_in);
-    std::copy(made.area.begin(), made.area.end(), frame_in + static_cast<ptrdiff_t>(padded_frame_bytes()));
+    make_signal_frame(restart_fixed(b->regs, call_to_repeat(tracee_, b->regs)), b->mask, site_.restorer.addr,
+                      b->area.addr, std::span(image).subspan(kScratch));
+    std::ranges::copy(area, image.begin() + static_cast<ptrdiff_t>(kScratch + padded_frame_bytes()));
     tracee_.write(b->scratch, image);
     // From here to finish() no instruction of its own runs, so nothing that seccomp would keep it from is let through.
     b->seccomp_suspended = tracee_.suspend_seccomp(true);
@@ -220,9 +218,8 @@ std::vector<std::byte> RemoteSyscall::frames_of(std::span<const SystemCall> call
   std::vector<std::byte> frames(calls.size() * step);
   for (size_t i = 0; i < calls.size(); ++i) {
     const RemotePtr next = i + 1 < calls.size() ? at + (i + 1) * step : after;
-    const SignalFrame made =
-        make_signal_frame(registers_for(calls[i], next), kAllSignals, b.xsave, site_.restorer.addr, b.area.addr);
-    std::copy(made.frame.begin(), made.frame.end(), frames.begin() + static_cast<ptrdiff_t>(i * step));
+    make_signal_frame(registers_for(calls[i], next), kAllSignals, site_.restorer.addr, b.area.addr,
+                      std::span(frames).subspan(i * step));
   }
   return frames;
 }
@@ -288,11 +285,9 @@ std::vector<long> RemoteSyscall::run_chain(std::span<const SystemCall> calls, Re
   const auto put = [&](size_t i, const SystemCall& call, RemotePtr result, RemotePtr next) {
     user_regs_struct regs = registers_for(call, next);
     regs.rbx = result.addr;
-    const SignalFrame made =
-        make_signal_frame(regs, kAllSignals, borrowed_->xsave, site_.restorer.addr, borrowed_->area.addr);
-    std::byte* const to = image.data() + (slot(i).addr - at.addr);
-    std::memcpy(to, &site_.store.addr, sizeof(uint64_t));
-    std::copy(made.frame.begin(), made.frame.end(), to + kSlotHead);
+    const std::span to = std::span(image).subspan(slot(i).addr - at.addr);
+    std::memcpy(to.data(), &site_.store.addr, sizeof(uint64_t));
+    make_signal_frame(regs, kAllSignals, site_.restorer.addr, borrowed_->area.addr, to.subspan(kSlotHead));
   };
   // Slot 0 holds the second call: the first one is made by hand.
   const auto result_of = [&](size_t i) { return end + offsetof(ChainEnd, results) + i * sizeof(int64_t); };

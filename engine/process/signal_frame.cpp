@@ -1,12 +1,12 @@
 #include "engine/process/signal_frame.h"
 
-#include <cpuid.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -55,9 +55,8 @@ size_t tight_size(std::span<const std::byte> xsave) {
   size_t size = kLegacyAndHeader;
   for (unsigned bit = 2; bit < 63; ++bit) {
     if ((in_use(xsave) >> bit & 1) == 0) continue;
-    unsigned bytes = 0, offset = 0, ecx = 0, edx = 0;
-    __cpuid_count(0xd, bit, bytes, offset, ecx, edx);
-    size = std::max<size_t>(size, offset + bytes);
+    const XsaveComponent& component = xsave_layout().components[bit];
+    size = std::max<size_t>(size, component.offset + component.size);
   }
   return std::min(size, std::max(xsave.size(), kLegacyAndHeader));
 }
@@ -99,22 +98,23 @@ size_t signal_frame_argument(size_t argument) {
 }
 
 size_t signal_frame_bytes() { return sizeof(Frame); }
-size_t xsave_area_bytes(std::span<const std::byte> xsave) { return tight_size(xsave) + sizeof kMagic2; }
 
-SignalFrame make_signal_frame(const user_regs_struct& regs, uint64_t mask, std::span<const std::byte> xsave,
-                              uint64_t restorer, uint64_t area_address) {
-  SignalFrame made;
+std::vector<std::byte> make_xsave_area(std::span<const std::byte> xsave) {
   const size_t size = tight_size(xsave);
-  made.area.assign(size + sizeof kMagic2, std::byte{0});
-  std::memcpy(made.area.data(), xsave.data(), std::min(size, xsave.size()));
+  std::vector<std::byte> area(size + sizeof kMagic2);
+  std::memcpy(area.data(), xsave.data(), std::min(size, xsave.size()));
   SoftwareBytes sw{};
   sw.magic1 = kMagic1;
   sw.extended_size = static_cast<uint32_t>(size + sizeof kMagic2);
   sw.xfeatures = in_use(xsave) | 3;
   sw.xstate_size = static_cast<uint32_t>(size);
-  std::memcpy(made.area.data() + kSoftwareBytes, &sw, sizeof sw);
-  std::memcpy(made.area.data() + size, &kMagic2, sizeof kMagic2);
+  std::memcpy(area.data() + kSoftwareBytes, &sw, sizeof sw);
+  std::memcpy(area.data() + size, &kMagic2, sizeof kMagic2);
+  return area;
+}
 
+void make_signal_frame(const user_regs_struct& regs, uint64_t mask, uint64_t restorer, uint64_t area_address,
+                       std::span<std::byte> out) {
   Frame f{};
   f.return_address = restorer;
   f.uc_flags = kFpXstate | kSigcontextSs | kStrictRestoreSs;
@@ -129,9 +129,7 @@ SignalFrame make_signal_frame(const user_regs_struct& regs, uint64_t mask, std::
   f.ss = static_cast<uint16_t>(regs.ss);
   f.fpstate = area_address;
   f.mask = mask;
-  made.frame.resize(sizeof f);
-  std::memcpy(made.frame.data(), &f, sizeof f);
-  return made;
+  std::memcpy(out.data(), &f, sizeof f);
 }
 
 }  // namespace ckpt

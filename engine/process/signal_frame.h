@@ -16,21 +16,19 @@ namespace ckpt {
 /// -1: it fails with EINTR.
 user_regs_struct restart_fixed(user_regs_struct regs, long repeat_nr);
 
-/// A frame to be written at `address` (a multiple of 16), with `restorer` as its return address. With rsp at
-/// `address`, a `ret` ends in rt_sigreturn and the thread has the given state; its alternate stack is left as
-/// it is. `area_address` is a multiple of 64: where the second part, the XSAVE area, is to be written.
-struct SignalFrame {
-  std::vector<std::byte> frame;
-  std::vector<std::byte> area;
-};
-SignalFrame make_signal_frame(const user_regs_struct& regs, uint64_t mask, std::span<const std::byte> xsave,
-                              uint64_t restorer, uint64_t area_address);
+/// Makes a frame, signal_frame_bytes() long, at the beginning of `out`; it is to be written at a multiple of 16, with
+/// `restorer` as its return address. With rsp there, a `ret` ends in rt_sigreturn and the thread has the given state; its
+/// alternate stack is left as it is. `area_address` is a multiple of 64: where the XSAVE area is to be written.
+void make_signal_frame(const user_regs_struct& regs, uint64_t mask, uint64_t restorer, uint64_t area_address,
+                       std::span<std::byte> out);
+
+/// The XSAVE area that goes with frames, from a thread's state (NT_X86_XSTATE).
+std::vector<std::byte> make_xsave_area(std::span<const std::byte> xsave);
 
 /// Where in the frame the register of a system call's argument (0 to 5) stands.
 size_t signal_frame_argument(size_t argument);
 
-/// Sizes for laying it out.
+/// Bytes of a frame.
 size_t signal_frame_bytes();
-size_t xsave_area_bytes(std::span<const std::byte> xsave);
 
 }  // namespace ckpt

@@ -15,6 +15,7 @@
 #include "engine/base/error.h"
 #include "engine/process/death_watch.h"
 #include "engine/process/vfork.h"
+#include "engine/process/xsave_layout.h"
 
 namespace ckpt {
 namespace {
@@ -46,9 +47,10 @@ StoppedProcess::StoppedProcess(pid_t pid) : pid_(pid), proc_dir_(open_proc(pid))
 
 StoppedProcess::~StoppedProcess() { resume(); }
 
-// Slow in a process not seen before (a search through libc), so it is done while the process runs. In the middle of an
+// Slow the first time, and in a process not seen before (a search through libc), so it is done while the process runs. In the middle of an
 // exec there is no code at all: the stop looks again.
 void StoppedProcess::find_code() {
+  xsave_layout();
   try {
     site_ = find_injection_site(pid_, parse_mappings(read_file(proc_dir_.get(), "maps")));
   } catch (const Error& e) {

@@ -55,7 +55,7 @@ std::shared_ptr<const StoredImage> RocksBuilder::commit(const std::string& name)
     const std::optional<ImageInfo> aside = put_aside(*core_, name, batch);
     batch.Put(core_->db.images, name, encode_info(info));
     batch.Put(core_->db.meta, "next image", std::to_string(core_->next_image));
-    core_->db.write(batch, true, describe_);
+    core_->db.write(batch, true, core_->db.dir());
     const std::unique_lock names_lock(core_->names_mutex);
     if (aside) core_->names[aside->name] = *aside;
     core_->names[name] = info;

@@ -32,6 +32,8 @@ rocksdb::ColumnFamilyOptions table_options(const std::shared_ptr<rocksdb::Cache>
 
 rocksdb::DBOptions database_options() {
   rocksdb::DBOptions db;
+  // Compaction is in no hurry; a process that is being checkpointed may be.
+  db.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW);
   db.create_if_missing = true;
   db.create_missing_column_families = true;
   db.info_log_level = rocksdb::WARN_LEVEL;

@@ -76,6 +76,7 @@ Block PackBuilder::Pages::block() const {
 PackBuilder::PackBuilder(std::shared_ptr<StoreCore> core) : core_(std::move(core)) { core_->add_builder(&pins_); }
 
 PackBuilder::~PackBuilder() {
+  if (handed_over_.valid()) handed_over_.wait();
   std::error_code ignored;
   for (Writer& w : writers_) {
     if (!w.file) continue;
@@ -310,10 +311,7 @@ void PackBuilder::add_to_file(Writer& w, uint64_t pack, std::span<const std::byt
   check_status(file.writer->Put(pack_key(pack), as_slice(pages)), "{}", file.path);
   file.bytes += pages.size();
   file.packs.push_back({pack, std::move(row)});
-  if (file.bytes + kBlockSize <= kFileBytes && file.next < file.first + kFilePacks) return;
-  std::vector<File> done;
-  finish_file(w, done);
-  ingest(std::move(done));
+  if (file.bytes + kBlockSize > kFileBytes || file.next == file.first + kFilePacks) hand_over_file(w);
 }
 
 void PackBuilder::finish_file(Writer& w, std::vector<File>& done) {
@@ -324,6 +322,25 @@ void PackBuilder::finish_file(Writer& w, std::vector<File>& done) {
   w.file->writer.reset();
   done.push_back(std::move(*w.file));
   w.file.reset();
+}
+
+// To be synced and ingested while the next one is filled: whoever writes may be reading from a process that waits.
+void PackBuilder::hand_over_file(Writer& w) {
+  const std::lock_guard lock(handed_over_mutex_);
+  if (handed_over_.valid()) handed_over_.get();
+  handed_over_ = std::async(std::launch::async, [this, file = std::move(*w.file)]() mutable {
+    check_status(file.writer->Finish(), "{}", file.path);
+    file.writer.reset();
+    std::vector<File> files;
+    files.push_back(std::move(file));
+    ingest(std::move(files));
+  });
+  w.file.reset();
+}
+
+void PackBuilder::wait_for_handed_over() {
+  const std::lock_guard lock(handed_over_mutex_);
+  if (handed_over_.valid()) handed_over_.get();
 }
 
 // Before a file is ingested it is noted durably that its packs have no rows yet: StoreCore::drop_orphans.
@@ -392,6 +409,7 @@ std::shared_ptr<const std::string> PackBuilder::pending_pages(uint64_t pack) {
       ingest(std::move(done));
     });
   }
+  guarded([&] { wait_for_handed_over(); });
   const std::shared_lock lock(pending_mutex_);
   const auto it = pending_.find(pack);
   return it == pending_.end() ? nullptr : it->second.pages;
@@ -414,6 +432,7 @@ void PackBuilder::prepare_commit(rocksdb::WriteBatch& batch) {
       const std::lock_guard lock(w.mutex);
       finish_file(w, done);
     }
+    wait_for_handed_over();
     ingest(std::move(done));
   });
   for (const auto& [pack, pending] : pending_) {

@@ -2,11 +2,13 @@
 //
 // New packs of a small image stay in memory and go into the database with its commit. Of a larger one they are written
 // to table files beside the database, one a thread, and each file is ingested when it is full or somebody wants to read
-// from it. Until then its pages are known to this builder alone: nobody else may refer to what is not durable.
+// from it. A full one is synced and ingested by a thread beside, one at a time. Until then its pages are known to this
+// builder alone: nobody else may refer to what is not durable.
 #pragma once
 
 #include <rocksdb/sst_file_writer.h>
 
+#include <future>
 #include <list>
 #include <optional>
 #include <thread>
@@ -80,6 +82,8 @@ class PackBuilder {
   void add_to_file(Writer& w, uint64_t pack, std::span<const std::byte> pages, PackRow row);
   bool file_is_full(const Writer& w) const;
   void finish_file(Writer& w, std::vector<File>& done);
+  void hand_over_file(Writer& w);
+  void wait_for_handed_over();
   void ingest(std::vector<File> files);
   void note_pending(const std::vector<File>& files);
   void forget_pending(const Finished& pack);
@@ -96,6 +100,8 @@ class PackBuilder {
   std::atomic<size_t> small_bytes_ = 0;
   std::mutex writers_mutex_;
   std::list<Writer> writers_;
+  std::mutex handed_over_mutex_;
+  std::future<void> handed_over_;       // the full file that is being ingested
   std::atomic<int> broken_ = 0;         // errno of the write that failed
   std::string note_;                    // key of the row that says this builder has ingested files
   std::mutex note_mutex_;

@@ -1,8 +1,11 @@
 // The store's interface over its parts, and the thread that collects garbage.
+#include <fcntl.h>
+
 #include <algorithm>
 #include <thread>
 
 #include "engine/base/record.h"
+#include "engine/base/sched.h"
 #include "engine/store/builder.h"
 #include "engine/store/collector.h"
 
@@ -39,6 +42,9 @@ class RocksStore : public Store {
   std::unique_ptr<ImageBuilder> begin_image(std::string describe) override {
     return std::make_unique<RocksBuilder>(core_, std::move(describe));
   }
+  UniqueFd scratch_file() override {
+    return UniqueFd(::open(core_->staging().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  }
   StoreStats stats() const override;
   GcResult collect_garbage(bool dry_run, const Progress& progress) override {
     return ckpt::collect_garbage(*core_, dry_run, progress);
@@ -66,6 +72,7 @@ RocksStore::~RocksStore() {
 }
 
 void RocksStore::work_in_background() {
+  give_way();
   std::unique_lock lock(core_->collector_mutex);
   const auto stops = [&] { return core_->collector_stops; };
   const auto collects = [&] { return core_->collector_wanted || stops(); };

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/fd.h"
 #include "engine/image/image.h"
 #include "engine/image/manifest.h"
 
@@ -104,6 +105,9 @@ class Store {
   virtual void rename_image(const std::string& from, const std::string& to, uint64_t id = 0) = 0;
   virtual void delete_image(const std::string& name, uint64_t id = 0) = 0;        ///< ENOENT, as above; durable
   virtual std::unique_ptr<ImageBuilder> begin_image(std::string describe) = 0;
+
+  /// An unnamed file beside the store, for data that need not outlive it. Invalid where there can be none.
+  virtual UniqueFd scratch_file() { return {}; }
 
   virtual StoreStats stats() const = 0;
   /// Frees pages that no image refers to. `dry_run` only counts. Runs beside everything else.

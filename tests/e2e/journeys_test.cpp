@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -350,7 +351,8 @@ TEST_F(Journeys, interrupted_writer) {
     const int fd = open(ctl.c_str(), O_WRONLY);
     _exit(write(fd, line.data(), line.size()) < 0 ? errno : 0);
   }
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const std::string call = "/proc/" + std::to_string(writer) + "/syscall", write_call = std::to_string(SYS_write) + " ";
+  EXPECT_TRUE(wait_until([&] { return read_file(call).starts_with(write_call); }));
   kill(writer, SIGINT);
   int status = 0;
   waitpid(writer, &status, 0);
