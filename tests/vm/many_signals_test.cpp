@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -21,7 +22,12 @@
 namespace ckpt_test {
 namespace {
 
-constexpr int kThreads = 8, kSignals = 500;
+constexpr int kThreads = 8;
+/// As many as CKPT_MANY_SIGNALS says.
+const int kSignals = [] {
+  const char* number = getenv("CKPT_MANY_SIGNALS");
+  return number != nullptr ? atoi(number) : 500;
+}();
 using Counts = std::array<std::atomic<uint64_t>, kThreads>;
 
 /// Each thread counts in its own way: sleeping, computing, in system calls.
