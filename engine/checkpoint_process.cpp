@@ -9,6 +9,7 @@
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/base/record.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/process_room.h"
@@ -116,7 +117,7 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
   }
   shared_.check_cancel();
-  snapshot_->arm(memory_.vmas());
+  in_thread_that_gives_way([&] { snapshot_->arm(memory_.vmas()); });
 }
 
 void ProcessCapture::seize() {

@@ -7,6 +7,8 @@
 #include <mutex>
 #include <thread>
 
+#include "engine/base/sched.h"
+
 namespace ckpt {
 
 /// Runs work() here and, where `both`, on a second thread beside it; returns when both are done. It must not throw.
@@ -16,6 +18,22 @@ void on_two_threads(bool both, const F& work) {
   if (both) second = std::thread(work);
   work();
   if (second.joinable()) second.join();
+}
+
+/// Runs work() in a thread that gives way (sched.h), of which this one, that must go on as before, waits for the end. What
+/// it throws is thrown here.
+template <typename F>
+void in_thread_that_gives_way(const F& work) {
+  std::exception_ptr error;
+  std::thread([&] {
+    give_way();
+    try {
+      work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }).join();
+  if (error) std::rethrow_exception(error);
 }
 
 /// Calls each(i) for every i below `count`, in ascending order on this thread, and from a second one beside it where
