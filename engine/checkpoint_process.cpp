@@ -87,6 +87,7 @@ void ProcessCapture::look() {
     can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
   }
   memory_.read();
+  probe_mm();
   refuse_mappings(pid_, memory_.vmas(), refusals);
   read_files();
   looked_at_ = true;

@@ -59,6 +59,11 @@ Layout::MmFields read_fields(const CaptureContext& ctx, long brk) {
 
 }  // namespace
 
+void probe_mm() {
+  probe_memory_marks();
+  probe_vdso();
+}
+
 void ask_mm(const CaptureContext& ctx, Questions& questions) {
   for (const Question& question : {kBrk, kThpDisable, kMdwe}) questions.ask(question);
   ask_memory_marks(ctx, questions);

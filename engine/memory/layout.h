@@ -28,6 +28,9 @@ namespace ckpt {
 
 // ---- capture ----------------------------------------------------------------------------------------------------
 
+/// Asks this kernel, once, what the rest must know of it: before a stop, of which it would be a part.
+void probe_mm();
+
 /// Writes `mm` and `files`. While the process is stopped. `vmas` as of the stop.
 void ask_mm(const CaptureContext& ctx, Questions& questions);
 void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers);

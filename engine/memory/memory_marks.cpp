@@ -148,6 +148,8 @@ uint64_t future_lock(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
 
 }  // namespace
 
+void probe_memory_marks() { guard_support(); }
+
 void ask_memory_marks(const CaptureContext& ctx, Questions& questions) {
   questions.ask(kMergeAny);
   if (key_rights(ctx.pid)) questions.ask(is_allocated(1));

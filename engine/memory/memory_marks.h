@@ -19,6 +19,9 @@
 
 namespace ckpt {
 
+/// Asks what this kernel has of them, once: it takes a millisecond, and so belongs before a stop.
+void probe_memory_marks();
+
 /// While the process is stopped; `vmas` with their VmFlags. Throws Error.
 void ask_memory_marks(const CaptureContext& ctx, Questions& questions);
 void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers, Record& mm);

@@ -16,10 +16,11 @@ namespace {
 
 /// Pages in a file: as many as may be of the disk. None where it cannot be asked.
 size_t room_in(int file) {
+  constexpr uint64_t kMost = UINT32_MAX / 2;
   struct statvfs fs = {};
   if (::fstatvfs(file, &fs) != 0) return 0;
-  const uint64_t pages = uint64_t{fs.f_bavail} * fs.f_frsize / 4 / kPageSize;
-  return std::min<uint64_t>(pages, UINT32_MAX / 2);
+  if (fs.f_blocks == 0) return kMost;  // a tmpfs without a limit
+  return std::min(uint64_t{fs.f_bavail} * fs.f_frsize / 4 / kPageSize, kMost);
 }
 
 }  // namespace

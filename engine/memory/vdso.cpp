@@ -82,6 +82,8 @@ std::vector<Vma> vdso_group(const std::vector<Vma>& vmas) {
   return group;
 }
 
+void probe_vdso() { own_vdso(); }
+
 void capture_vdso(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& mm) {
   const std::vector<Vma> group = vdso_group(vmas);
   const Vma* vdso = find_code(group);

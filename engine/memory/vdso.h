@@ -33,6 +33,9 @@ namespace ckpt {
 /// it.
 std::vector<Vma> vdso_group(const std::vector<Vma>& vmas);
 
+/// Looks at our own, once: it is this kernel's for every process.
+void probe_vdso();
+
 /// Writes both. While the process is stopped.
 void capture_vdso(const CaptureContext& ctx, const std::vector<Vma>& vmas, Record& mm);
 

@@ -177,6 +177,24 @@ TEST_F(Journeys, commands_of_ctl) {
   expect_ok(*program);
 }
 
+/// A name stands for the new image at once, whatever the kernel knew of the old one.
+TEST_F(Journeys, a_name_moves_on) {
+  auto program = start("threads");
+  ASSERT_TRUE(program);
+  const std::string command = std::to_string(program->pid()) + " name=x", manifest = mount_.path("images/x/manifest");
+  ASSERT_NO_FATAL_FAILURE(checkpoint(command));
+  for (int older = 1; older <= 5; ++older) {
+    const std::string before = read_file(manifest);
+    ASSERT_FALSE(before.empty());
+    ASSERT_NO_FATAL_FAILURE(checkpoint(command));
+    EXPECT_NE(read_file(manifest), before);
+    EXPECT_EQ(read_file(mount_.path("images/x@" + std::to_string(older) + "/manifest")), before);
+  }
+  ASSERT_NO_FATAL_FAILURE(checkpoint("delete x"));
+  EXPECT_FALSE(exists(manifest));
+  expect_ok(*program);
+}
+
 TEST_F(Journeys, stop) {
   auto program = start("threads");
   ASSERT_TRUE(program);
