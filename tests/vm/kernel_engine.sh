@@ -5,10 +5,7 @@ insmod /lib/modules/ckpt.ko || fail 'the module is not loaded'
 "$CKPT_BUILD/bin/vm/snapshot_stress" 20000 || exit 1
 "$CKPT_BUILD/bin/vm/engines_test" --gtest_brief=1 || exit 1
 "$CKPT_BUILD/bin/memory_test" --gtest_brief=1 --gtest_filter='*EveryStrategy*/kernel*:ChooseSnapshot.*' || exit 1
-# Those whose state the module tells.
-facts='*.resume/posix_timers:*.resume/itimers:*.resume/sig_actions:*.resume/sig_handler:*.resume/rseq:*.resume/creds'
-facts="$facts:*.resume/cpu_features:*.resume/prctl_states:*.resume/futex_robust:*.resume/mem_mlock:*.resume/mem_pkeys"
-programs="$facts:"'*/mem_heap:*/mem_private_file:*/mem_sparse:*/mem_shared_anonymous:*/threads'
+programs='*/mem_heap:*/mem_private_file:*/mem_sparse:*/mem_shared_anonymous:*/threads'
 export CKPTFS_TEST_OPTIONS=engine=kernel
 "$CKPT_BUILD/bin/programs_test" --gtest_brief=1 --gtest_filter="*.go_on/mem_snapshot:$programs:-*.undisturbed/*" || exit 1
 unset CKPTFS_TEST_OPTIONS
