@@ -2,7 +2,6 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -14,6 +13,7 @@
 #include "engine/kinds/cpu_features.h"
 #include "engine/kinds/process_state.h"
 #include "engine/process/vfork.h"
+#include "engine/resume_family.h"
 
 namespace ckpt {
 namespace {
@@ -123,12 +123,6 @@ void refuse_vfork(pid_t pid, int proc_dir, const std::atomic<bool>* cancel) {
 
 namespace {
 
-/// As compare_files() in kinds/shared_descriptions.cpp; 1 and 2 for one that has ended, or is not ours to compare.
-int compare_processes(pid_t a, pid_t b, int type) {
-  const long result = ::syscall(SYS_kcmp, a, b, type, 0, 0);
-  return result >= 0 ? static_cast<int>(result) : a < b ? 1 : 2;
-}
-
 bool in_vfork(pid_t pid) {
   try {
     return thread_in_vfork(open_proc(pid).get()) != 0;
@@ -137,42 +131,37 @@ bool in_vfork(pid_t pid) {
   }
 }
 
-/// Finds two that have the same by sorting: a comparison for each doubling of their number.
-void refuse_common(const std::vector<pid_t>& pids, int type, const char* what, bool run, Refusals& refusals) {
-  std::vector<pid_t> sorted;
-  for (const pid_t pid : pids) {
-    size_t begin = 0, end = sorted.size();
-    bool same = false;
-    while (begin < end) {
-      const size_t middle = begin + (end - begin) / 2;
-      const int order = compare_processes(pid, sorted[middle], type);
-      if (order == 0) {
-        if (run && type == KCMP_VM && (in_vfork(pid) || in_vfork(sorted[middle]))) return;
-        refusals.add({EOPNOTSUPP, fmt::format("{}: it has its {} in common with process {} ({}), which cannot be "
-                                              "checkpointed",
-                                              pid, what, sorted[middle], name_of(sorted[middle]))});
-        same = true;
-        break;
-      }
-      (order == 1 ? end : begin) = order == 1 ? middle : middle + 1;
-    }
-    if (!same) sorted.insert(sorted.begin() + static_cast<ptrdiff_t>(begin), pid);
-  }
-}
-
 }  // namespace
 
-void refuse_sharing(const std::vector<pid_t>& pids, bool run, Refusals& refusals) {
-  std::vector<pid_t> all = pids;
+std::map<pid_t, Sharing> sharing_of(const std::vector<pid_t>& pids, bool run, Refusals& refusals) {
+  pid_t parent = 0;
   try {
-    if (const pid_t parent = read_status(pids.front()).ppid; parent > 0) all.insert(all.begin(), parent);
+    parent = read_status(pids.front()).ppid;
   } catch (const Error&) {
     // It has ended: others will say so.
   }
-  refuse_common(all, KCMP_VM, "memory", run, refusals);
-  refuse_common(all, KCMP_FILES, "descriptor table", run, refusals);
-  refuse_common(all, KCMP_FS, "working directory and umask", run, refusals);
-  refuse_common(all, KCMP_SIGHAND, "signal actions", run, refusals);
+  std::vector<pid_t> all = pids;
+  if (parent > 0) all.insert(all.begin(), parent);
+  std::map<pid_t, Sharing> found = find_sharing(all);
+  for (const auto& [pid, sharing] : found) {
+    for (const SharingKind& kind : sharing_kinds()) {
+      if (parent == 0 || sharing.*kind.owner != parent) continue;
+      if (run && kind.owner == &Sharing::memory && (in_vfork(pid) || in_vfork(parent))) continue;
+      refusals.add({EOPNOTSUPP, fmt::format("{}: it has its {} in common with process {} ({}), which is outside the process "
+                                            "tree; this cannot be checkpointed",
+                                            pid, kind.what, parent, name_of(parent))});
+    }
+  }
+  return found;
+}
+
+void refuse_family(const std::vector<Relations>& members) {
+  try {
+    plan_family(members, false, std::to_string(members.front().pid));
+  } catch (const Error& e) {
+    // Another error comes from relations that have changed while they were looked at.
+    if (e.err() == EOPNOTSUPP) throw;
+  }
 }
 
 namespace {

@@ -8,6 +8,7 @@
 
 #include "engine/base/refusals.h"
 #include "engine/image/maps.h"
+#include "engine/kinds/family.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
@@ -19,10 +20,13 @@ bool refuse_process(pid_t pid, int proc_dir, const ProcStatus& status, Refusals&
 /// Throws Error(EBUSY) where a thread of the process has waited in vfork(2) for a second; EINTR when `cancel` is set.
 void refuse_vfork(pid_t pid, int proc_dir, const std::atomic<bool>* cancel);
 
-/// Refuses two of the processes, or the first and its parent, that have their memory, descriptors,
-/// directories or signal actions in common (clone(2) with CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND). Processes that
-/// `run` may have their memory in common for the moment of a vfork(2).
-void refuse_sharing(const std::vector<pid_t>& pids, bool run, Refusals& refusals);
+/// What the processes have in common (clone(2) with CLONE_VM, CLONE_FILES, CLONE_FS, CLONE_SIGHAND), the first that has it
+/// being the owner. Refuses what they have in common with the parent of the first. Processes that
+/// `run` may have their memory in common with it for the moment of a vfork(2).
+std::map<pid_t, Sharing> sharing_of(const std::vector<pid_t>& pids, bool run, Refusals& refusals);
+
+/// Throws Error(EOPNOTSUPP) where no order of clone(2) and setsid(2) makes these processes again. As plan_family().
+void refuse_family(const std::vector<Relations>& members);
 
 /// Refuses memory that has no content of its own to save: of a device, of io_setup(2),
 /// secret, or watched by the process's own userfaultfd. `vmas` with their VmFlags. False where it has refused some.

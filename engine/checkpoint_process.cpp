@@ -93,13 +93,22 @@ void ProcessCapture::look() {
   looked_at_ = true;
 }
 
-void ProcessCapture::read_files() { files_ = read_fd_table(pid_, proc_dir_.get()); }
+void ProcessCapture::share(const Sharing& sharing) {
+  sharing_ = sharing;
+  if (sharing.descriptors != 0) files_.clear();
+  if (sharing.memory != 0) snapshot_.reset();
+}
+
+void ProcessCapture::read_files() {
+  if (sharing_.descriptors == 0) files_ = read_fd_table(pid_, proc_dir_.get());
+}
 
 void ProcessCapture::refuse_files() {
   refuse_descriptors(pid_, files_, shared_.refusals, shared_.options.no_sockets, &shared_.descriptors);
 }
 
 void ProcessCapture::prepare_snapshot(std::string_view without) {
+  if (sharing_.memory != 0) return;
   SnapshotTarget target;
   target.pid = pid_;
   target.stays_stopped = shared_.options.after != AfterCapture::go_on;
@@ -192,8 +201,12 @@ void ProcessCapture::capture(const Relations& relations) {
   ImageSink& image = *shared_.image;
   // First what any call of ours could change.
   for (const auto& thread : process_->threads()) capture_registers(image, prefix_, *thread);
-  memory_.fix(process_->maps());
-  const bool mappings_are_good = refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
+  const bool own_memory = sharing_.memory == 0;
+  bool mappings_are_good = own_memory;
+  if (own_memory) {
+    memory_.fix(process_->maps());
+    mappings_are_good = refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
+  }
   ask_module();
   CaptureContext ctx = context();
   ctx.status = read_file(proc_dir_.get(), "status");
@@ -202,12 +215,11 @@ void ProcessCapture::capture(const Relations& relations) {
   const bool asked = pid_ == shared_.root && shared_.options.answer_at != 0;
   if (asked) capture_answer(image, prefix_, shared_.options.answer_at);
 
-  exit_words_.clear();
-  ctx.exit_words = &exit_words_;
+  ctx.exit_words = &shared_.exit_words[memory_owner()];
   refuse_files();  // it may have opened something since
   capture_descriptors(ctx, files_);
   Questions questions;
-  ask_mm(ctx, questions);
+  if (own_memory) ask_mm(ctx, questions);
   capture_rooms(ctx, remotes(), questions);
   if (mappings_are_good) {
     ctx.step([&] { capture_shared_mappings(ctx, memory_.vmas()); });
@@ -219,12 +231,14 @@ void ProcessCapture::capture(const Relations& relations) {
 }
 
 void ProcessCapture::fix_snapshot() {
-  snapshot_->spare(exit_words_);
+  if (!snapshot_) return;
+  snapshot_->spare(std::move(shared_.exit_words[pid_]));
   snapshot_->fix(memory_.vmas(), process_->leader());
   process_->finish_calls();
 }
 
 void ProcessCapture::read_pages() {
+  if (!snapshot_) return;
   try {
     capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
                    cpus_.a_cpu_is_free());
@@ -240,6 +254,7 @@ void ProcessCapture::resume() {
 }
 
 void ProcessCapture::capture_memory_map() {
+  if (!snapshot_) return;
   if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);
   refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
   shared_.refusals.raise();
@@ -247,6 +262,8 @@ void ProcessCapture::capture_memory_map() {
   shared_.image->put(prefix_ + "smaps", memory_.smaps());
 }
 
-void ProcessCapture::release_snapshot() noexcept { snapshot_->release(); }
+void ProcessCapture::release_snapshot() noexcept {
+  if (snapshot_) snapshot_->release();
+}
 
 }  // namespace ckpt

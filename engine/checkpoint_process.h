@@ -33,6 +33,7 @@ struct SharedCapture {
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
   UniqueFd module;                                 ///< /dev/ckpt, or none
+  std::map<pid_t, std::vector<uint64_t>> exit_words; ///< see Snapshot::spare; by owner of the memory
   Refusals refusals;                               ///< of all processes; raised when all have been looked at
 
   /// Throws Error(EINTR).
@@ -62,13 +63,17 @@ class ProcessCapture {
   /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// What others own of it. Its descriptors are then theirs, and its memory is captured with theirs.
+  void share(const Sharing& sharing);
   /// Whether look() has found nothing that forbids to stop it and to make calls in it.
   bool can_be_stopped() const { return can_be_stopped_; }
   std::vector<OpenFd>& files() { return files_; }
   void refuse_files();
 
-  /// Decides how the memory is fixed, and does of it what takes long. `without` as in SnapshotTarget.
+  /// Decides how memory of its own is fixed, and does of it what takes long. `without` as in SnapshotTarget.
   void prepare_snapshot(std::string_view without);
+  /// Whether there is memory of its own that prepare_snapshot() has not been called for.
+  bool lacks_snapshot() const { return sharing_.memory == 0 && snapshot_ == nullptr; }
 
   /// The stop, in three parts, so that all processes stop at once: traced, asked, still. The last gives ESRCH for one that
   /// has ended.
@@ -86,10 +91,9 @@ class ProcessCapture {
   /// The instant of its memory.
   void fix_snapshot();
   /// True where the pages must be read in the stop.
-  bool needs_stop() const { return snapshot_->needs_stop(); }
+  bool needs_stop() const { return snapshot_ != nullptr && snapshot_->needs_stop(); }
   /// Whether the kernel module has taken part.
-  bool by_module() const { return told_by_module_ || snapshot_->by_module(); }
-  /// System calls that the process has made for us.
+  bool by_module() const { return told_by_module_ || (snapshot_ != nullptr && snapshot_->by_module()); }
   void read_pages();
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
@@ -107,6 +111,7 @@ class ProcessCapture {
   void ask_module();
   std::vector<Remote*> remotes() const;
   void capture_proc_files(const std::string& status);
+  pid_t memory_owner() const { return sharing_.memory != 0 ? sharing_.memory : pid_; }
   void note_owner(const ProcStatus& status);
 
   SharedCapture& shared_;
@@ -122,8 +127,8 @@ class ProcessCapture {
   gid_t owner_gid_ = 0;
   MemoryTable memory_;
   std::vector<OpenFd> files_;
-  std::vector<uint64_t> exit_words_;   // see Snapshot::spare
-  std::unique_ptr<Snapshot> snapshot_;
+  Sharing sharing_;
+  std::unique_ptr<Snapshot> snapshot_;   // none where another process owns the memory
   std::unique_ptr<StoppedProcess> process_;
   std::vector<std::unique_ptr<ToldRemote>> told_;   // its threads, where the module tells of them
   bool told_by_module_ = false;

@@ -13,6 +13,8 @@
 #include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/image/resume_script.h"
+#include "engine/kinds/sysv_msg.h"
+#include "engine/kinds/sysv_sem.h"
 #include "engine/kinds/unix_queue.h"
 #include "engine/module.h"
 #include "engine/process/death_guard.h"
@@ -36,7 +38,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
@@ -73,6 +75,7 @@ void TreeCapture::drop(const ProcessCapture& member) {
 void TreeCapture::find_members() {
   while (members_.size() > 1) drop(*members_.back());
   ended_.clear();
+  seen_ = {read_relations(members_.front()->proc_dir(), shared_.root)};
   for (size_t i = 0; i < members_.size(); ++i) {
     const pid_t parent = members_[i]->pid();
     for (const ChildOf& child : list_children(members_[i]->proc_dir())) {
@@ -84,6 +87,9 @@ void TreeCapture::find_members() {
         const bool zombie = member->status().state == 'Z' || member->status().state == 'X';
         // The pid may be another's by now.
         if (member->status().ppid == parent && !zombie) {
+          seen_.push_back(read_relations(member->proc_dir(), child.pid));
+          seen_.back().parent = parent;
+          seen_.back().parent_thread = child.thread;
           members_.push_back(std::move(member));
           continue;
         }
@@ -106,10 +112,22 @@ void TreeCapture::index_descriptors() {
   for (const auto& [pid, relations] : family_) shared_.descriptors.pids.insert(pid);
 }
 
+void TreeCapture::take_sharing(const std::vector<pid_t>& pids, bool run) {
+  sharing_ = sharing_of(pids, run, shared_.refusals);
+  for (const auto& member : members_) {
+    const auto found = sharing_.find(member->pid());
+    member->share(found == sharing_.end() ? Sharing{} : found->second);
+  }
+}
+
 void TreeCapture::look_at_members() {
   shared_.refusals.clear();
   for_each_alive([this](ProcessCapture& member) { shared_.refusals.collect([&] { member.look(); }); });
-  refuse_sharing(pids_of(members_), true, shared_.refusals);
+  take_sharing(pids_of(members_), true);
+  for (Relations& seen : seen_) {
+    if (const auto found = sharing_.find(seen.pid); found != sharing_.end()) seen.shares = found->second;
+  }
+  shared_.refusals.collect([this] { refuse_family(seen_); });
   // Without the table of one, the ends that it has would seem to be outside.
   if (!std::ranges::all_of(members_, &ProcessCapture::looked_at)) return;
   index_descriptors();
@@ -230,8 +248,6 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
       process.look();
       if (shared_.options.dry_run && process.can_be_stopped()) return;
       shared_.refusals.raise();
-      // What takes long is done while a process runs: this one is copied.
-      process.prepare_snapshot("fork");
     }
   });
 }
@@ -251,10 +267,30 @@ void TreeCapture::stop() {
     if (generation.empty()) generation = children_of(order_);
     if (generation.empty()) break;
   }
-  if (born_in_stop_) refuse_sharing(pids_of(order_), false, shared_.refusals);
+  find_kinship();
   // Whoever was seen before the stop and is nowhere now has ended.
   const std::set<const ProcessCapture*> stand_still(order_.begin(), order_.end());
   std::erase_if(members_, [&](const auto& m) { return !stand_still.contains(m.get()); });
+}
+
+/// What is certain now that all stand still. Only who is born can come to share anything.
+void TreeCapture::find_kinship() {
+  if (born_in_stop_ || !sharing_.empty()) take_sharing(pids_of(order_), false);
+  std::vector<Relations> members;
+  for (const ProcessCapture* process : order_) {
+    Relations& relations = family_.at(process->pid());
+    if (const auto found = sharing_.find(process->pid()); found != sharing_.end()) relations.shares = found->second;
+    members.push_back(relations);
+  }
+  for (const auto& [pid, relations] : family_) {
+    if (relations.exit_status) members.push_back(relations);
+  }
+  shared_.refusals.collect([&] { refuse_family(members); });
+  if (shared_.options.dry_run) return;
+  for (ProcessCapture* process : order_) {
+    // What takes long is done while a process runs: this one is copied.
+    if (process->lacks_snapshot()) process->prepare_snapshot("fork");
+  }
 }
 
 void TreeCapture::capture_zombie(const Relations& zombie) {
@@ -280,11 +316,20 @@ void TreeCapture::capture_stopped() {
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
   }
+  refusals.collect([this] { capture_ipc(); });
   if (shared_.options.dry_run) return;
   refusals.raise();
   for (ProcessCapture* process : order_) {
     with_snapshot(*process, [](ProcessCapture& m) { m.fix_snapshot(); });
   }
+}
+
+void TreeCapture::capture_ipc() {
+  IpcMembers members;
+  for (ProcessCapture* process : order_) members.emplace(process->pid(), &process->process().leader());
+  capture_semaphores(*shared_.image, members, sharing_);
+  capture_message_queues(*shared_.image, members);
+  for (ProcessCapture* process : order_) process->process().finish_calls();
 }
 
 CheckpointResult TreeCapture::check() {

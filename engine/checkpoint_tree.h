@@ -59,6 +59,7 @@ class TreeCapture {
   bool can_be_stopped() const;
   void find_members();
   void look_at_members();
+  void take_sharing(const std::vector<pid_t>& pids, bool run);
   void prepare_snapshots();
   std::string_view strategy_not_for(const ProcessCapture& member) const;
   // the stop
@@ -69,10 +70,12 @@ class TreeCapture {
   std::optional<Kin> meet(const ChildOf& child, pid_t parent);
   ProcessCapture& member(pid_t pid);
   void drop(const ProcessCapture& member);
+  void find_kinship();
   void capture_stopped();
   /// Ends a dry run that has looked: with what only processes that stand still tell, where they may be stopped.
   CheckpointResult check();
   void capture_zombie(const Relations& zombie);
+  void capture_ipc();
   void let_go();
   // after it
   void read_pages(bool in_stop);
@@ -95,7 +98,9 @@ class TreeCapture {
   std::vector<std::unique_ptr<ProcessCapture>> members_;   // the root first
   std::vector<ProcessCapture*> order_;                     // in the stop: parents before their children
   std::map<pid_t, Relations> family_;                      // in the stop; zombies too
+  std::vector<Relations> seen_;                            // before the stop; without zombies
   std::set<pid_t> ended_;                                  // before the stop: zombies
+  std::map<pid_t, Sharing> sharing_;                       // of those who share
   bool born_in_stop_ = false;                              // some of them
   pid_t at_work_ = 0;                                      // whose snapshot is being worked on
   uint64_t time_ns_ = 0;

@@ -18,6 +18,8 @@
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
 #include "engine/kinds/family.h"
+#include "engine/kinds/sysv_msg.h"
+#include "engine/kinds/sysv_sem.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stub_tree.h"
@@ -53,6 +55,7 @@ class TreeResume {
   void begin(const ProcessResume& process, Stub& stub, const ProcessResume* maker);
   void lead_session(Stub& stub);
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
+  void restore_ipc(StubTree& tree);
   void take_terminal() const;
 
   template <typename Step>
@@ -121,6 +124,9 @@ void TreeResume::read_family() {
   }
   for (const Relations& member : family_) shared_.pids.insert(member.pid);
   steps_ = plan_family(family_, shared_.options.as_child, shared_.where);
+  for (const Relations& member : family_) {
+    if (!member.exit_status) process(member.pid).share(member.shares);
+  }
 }
 
 void TreeResume::open_files() {
@@ -150,7 +156,7 @@ void TreeResume::wait_for_pids() const {
 }
 
 void TreeResume::make(StubTree& tree, const FamilyStep& step) {
-  Stub& stub = tree.make(step.pid, {step.by, step.thread, step.sibling, step.exit_signal});
+  Stub& stub = tree.make(step.pid, {step.by, step.thread, step.sibling, step.exit_signal, step.clone_flags});
   const auto found = processes_.find(step.pid), maker = processes_.find(step.by);
   if (found != processes_.end()) begin(*found->second, stub, maker == processes_.end() ? nullptr : maker->second.get());
 }
@@ -205,6 +211,13 @@ pid_t TreeResume::run() {
   }
 }
 
+void TreeResume::restore_ipc(StubTree& tree) {
+  IpcMembers members;
+  for (Stub* stub : tree.stubs()) members.emplace(stub->pid(), &stub->leader());
+  restore_semaphores(shared_.image, shared_.caller, members, shared_.undo);
+  restore_message_queues(shared_.image, shared_.caller, members, shared_.undo);
+}
+
 pid_t TreeResume::make_all() {
   read_header();
   for (const auto& [pid, process] : processes_) process->parse();
@@ -221,7 +234,7 @@ pid_t TreeResume::make_all() {
     make_family(tree);
     for_each(tree, [](ProcessResume& process, Stub& stub) { process.complete_files(stub); });
     for_each(tree, [](ProcessResume& process, Stub&) { process.adopt_files(); });
-    for_each(tree, [](ProcessResume& process, Stub& stub) { process.build(stub); });
+    for_each(tree, [&tree](ProcessResume& process, Stub& stub) { process.build(stub, tree); });
   }
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });
 
@@ -230,13 +243,15 @@ pid_t TreeResume::make_all() {
   pin.leave_stubs();
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_memory(stub); });
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_files(stub); });
+  restore_ipc(tree);
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.restore_state(stub); });
   // Ends of pipes that only we hold any more must not be missed, nor waited for, by who reads the others.
   shared_.objects.clear();
   shared_.kept.clear();
   tree.root().hand_over();
   take_terminal();
-  for (Stub* stub : stubs) process(stub->pid()).make_ready(*stub);
+  // Who shares the memory of another comes before it.
+  for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
   tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
   return shared_.root;
 }

@@ -15,6 +15,14 @@ using Kind = FamilyStep::Kind;
 /// Whoever calls resume(), seen from the family: its session or group, that a process inherits.
 constexpr pid_t kCallers = 0;
 
+/// Whether all that `child` shares is what `maker` has.
+bool has_all(const Relations& maker, const Relations& child) {
+  return std::ranges::all_of(sharing_kinds(), [&](const SharingKind& kind) {
+    const pid_t owner = child.shares.*kind.owner;
+    return owner == 0 || owner == maker.pid || owner == maker.shares.*kind.owner;
+  });
+}
+
 class FamilyPlanner {
  public:
   FamilyPlanner(const std::vector<Relations>& members, bool as_child, const std::string& where)
@@ -64,6 +72,8 @@ class FamilyPlanner {
   void choose_makers();
   void require_birth(pid_t pid, pid_t child);
   pid_t maker_of_session(const Node& child);
+  void check_sharing(const Relations& member) const;
+  pid_t sibling_with_all(const Node& child);
   void visit(pid_t pid);
   void make(pid_t pid, pid_t by, bool sibling);
   void arrange_groups();
@@ -80,6 +90,7 @@ class FamilyPlanner {
 
 void FamilyPlanner::take_members() {
   for (const Relations& member : members_) {
+    check_sharing(member);
     Node node{member, false, -1, {}, {}, {}};
     node.is.session = session_of(member);
     node.is.group = group_of(member);
@@ -112,7 +123,9 @@ void FamilyPlanner::require_birth(pid_t pid, pid_t child) {
   const Node& node = nodes_.at(child);
   const pid_t wanted = node.birth_session;
   const pid_t then = parent.is.session;
-  if (wanted == -1 || wanted == then) {
+  if (!has_all(parent.is, node.is)) {
+    nodes_.at(sibling_with_all(node)).siblings.push_back(child);
+  } else if (wanted == -1 || wanted == then) {
     parent.late.push_back(child);
   } else if (parent.leads() && !is_root(pid) && (parent.birth_session == -1 || parent.birth_session == wanted)) {
     parent.birth_session = wanted;
@@ -120,6 +133,43 @@ void FamilyPlanner::require_birth(pid_t pid, pid_t child) {
   } else {
     nodes_.at(maker_of_session(node)).siblings.push_back(child);
   }
+}
+
+void FamilyPlanner::check_sharing(const Relations& member) const {
+  for (const SharingKind& kind : sharing_kinds()) {
+    const pid_t owner = member.shares.*kind.owner;
+    if (owner == 0) continue;
+    const auto found = nodes_.find(owner);
+    if (member.exit_status || found == nodes_.end() || found->second.is.exit_status ||
+        found->second.is.shares.*kind.owner != 0) {
+      fail(EINVAL, "{}: process {} has its {} in common with {}, which does not own it in the image before it", where_,
+           member.pid, kind.what, owner);
+    }
+  }
+  // clone(2): CLONE_SIGHAND is not to be had without CLONE_VM.
+  if (member.shares.signal_actions != 0 && member.shares.memory == 0) {
+    fail(EINVAL, "{}: process {} has its signal actions in common with {}, but not its memory", where_, member.pid,
+         member.shares.signal_actions);
+  }
+}
+
+/// Who makes a child that shares what its parent does not have: by clone(2) with CLONE_PARENT, which leaves it no exit signal
+/// but that of its maker.
+pid_t FamilyPlanner::sibling_with_all(const Node& child) {
+  for (const Relations& other : members_) {
+    if (other.pid == child.is.pid) break;
+    const bool sibling = other.parent == child.is.parent && other.parent_thread == child.is.parent_thread;
+    if (!sibling || other.exit_status || other.exit_signal != child.is.exit_signal || !has_all(other, child.is)) continue;
+    const pid_t session = nodes_.at(other.pid).is.session;
+    if (child.birth_session == -1 || child.birth_session == session) return other.pid;
+  }
+  for (const SharingKind& kind : sharing_kinds()) {
+    if (const pid_t owner = child.is.shares.*kind.owner; owner != 0) {
+      fail(EOPNOTSUPP, "{}: process {} has its {} in common with {}, and is a child of {}: this cannot be made again",
+           where_, child.is.pid, kind.what, owner, child.is.parent);
+    }
+  }
+  return 0;
 }
 
 /// Who makes a child of a session that its parent has never been in.
@@ -134,7 +184,8 @@ pid_t FamilyPlanner::maker_of_session(const Node& child) {
     helper.is.exit_signal = child.is.exit_signal;
     nodes_.emplace(session, helper);
     nodes_.at(child.is.parent).late.push_back(session);
-  } else if (leader->second.is.parent != child.is.parent || leader->second.is.exit_signal != child.is.exit_signal) {
+  } else if (leader->second.is.parent != child.is.parent || leader->second.is.exit_signal != child.is.exit_signal ||
+             !has_all(leader->second.is, child.is)) {
     fail(EOPNOTSUPP, "{}: process {} is in session {}, and a child of {}: this cannot be made again", where_,
          child.is.pid, session, child.is.parent);
   }
@@ -150,6 +201,7 @@ void FamilyPlanner::make(pid_t pid, pid_t by, bool sibling) {
   step.sibling = sibling;
   step.helper = node.helper;
   step.exit_signal = node.is.exit_signal;
+  step.clone_flags = node.is.shares.clone_flags();
   steps_.push_back(step);
   if (node.helper) helpers_.emplace_back(pid, node.is.parent);
 }

@@ -7,6 +7,8 @@
 // leader of its session, as a sibling (CLONE_PARENT). For a session or group whose leader is gone a helper with that
 // pid is made, and ended.
 //
+// What a process shares with another (kinds/sharing.h) its maker must have: its parent, or else a sibling that has it.
+//
 // The session of the root process, and its group, lead outside mostly: the resumed root leads a session of its own,
 // or, as somebody's child, stays in that one's. Whoever was in the same session or group as the root follows it.
 #pragma once
@@ -34,6 +36,7 @@ struct FamilyStep {
   bool sibling = false;
   bool helper = false;           ///< no process of the image
   int exit_signal = SIGCHLD;
+  uint64_t clone_flags = 0;      ///< what it is to have in common with `by`
   pid_t group = 0;
   int exit_status = 0;
   bool operator==(const FamilyStep&) const = default;
@@ -41,7 +44,7 @@ struct FamilyStep {
 
 /// The root process, which is there already, is the first of `members`; parents stand before their children.
 /// `as_child`: it stays in the session and, unless it led one, the group that it is in. Throws Error: EINVAL for
-/// relations that cannot be, EOPNOTSUPP for sessions that cannot be made again; `where` begins the sentence.
+/// relations that cannot be, EOPNOTSUPP for sessions, or things in common, that cannot be made again; `where` begins the sentence.
 std::vector<FamilyStep> plan_family(const std::vector<Relations>& members, bool as_child, const std::string& where);
 
 }  // namespace ckpt

@@ -81,9 +81,12 @@ void ProcessResume::open_root() {
 
 void ProcessResume::open_files() {
   open_root();
-  layout_ = parse_layout(ctx_);
-  list_segments(shared_.image, ctx_.prefix, layout_.vmas);
-  files_.emplace(ctx_, layout_);
+  if (owns_memory()) {
+    layout_ = parse_layout(ctx_);
+    list_segments(shared_.image, ctx_.prefix, layout_.vmas);
+    files_.emplace(ctx_, layout_);
+  }
+  if (!owns_descriptors()) return;
   const bool is_root = ctx_.pid == shared_.root;
   auto fds = restore_descriptors(ctx_, is_root ? shared_.options.inherit : std::vector<std::pair<int, int>>());
   shared_.tables.emplace(ctx_.pid, std::move(fds));
@@ -113,13 +116,20 @@ void ProcessResume::lead_session(Stub& stub) {
   stub.close_channel();
 }
 
+int ProcessResume::descriptors_end() const {
+  const auto& table = shared_.tables.at(owns_descriptors() ? ctx_.pid : sharing_.descriptors).fds;
+  return table.empty() ? 0 : table.back().fd + 1;
+}
+
 void ProcessResume::complete_files(Stub& stub) {
-  const int highest = fds().fds.empty() ? -1 : fds().fds.back().fd;
-  open_channel(stub, highest + 1, files_->count());
+  if (!owns_descriptors()) return;
+  open_channel(stub, descriptors_end(), owns_memory() ? files_->count() : 0);
   complete_descriptors(ctx_, fds(), stub.leader());
 }
 
-void ProcessResume::adopt_files() { adopt_descriptors(ctx_, fds()); }
+void ProcessResume::adopt_files() {
+  if (owns_descriptors()) adopt_descriptors(ctx_, fds());
+}
 
 void ProcessResume::place_descriptors(Stub& stub) {
   std::vector<Placement> to;
@@ -130,19 +140,27 @@ void ProcessResume::place_descriptors(Stub& stub) {
   fds().files.clear();
 }
 
-void ProcessResume::build(Stub& stub) {
-  place_descriptors(stub);
-  build_layout(stub, layout_, *files_);
+void ProcessResume::build(Stub& stub, StubTree& tree) {
+  if (!owns_memory()) stub.share_helper(tree.at(sharing_.memory));
+  if (owns_descriptors()) {
+    place_descriptors(stub);
+  } else {
+    // The owner's stand at their numbers by now.
+    open_channel(stub, descriptors_end(), owns_memory() ? files_->count() : 0);
+  }
+  if (owns_memory()) build_layout(stub, layout_, *files_);
 }
 
 void ProcessResume::fill(Stub& stub) const {
-  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel);
+  if (owns_memory()) fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel);
 }
 
-void ProcessResume::finish_memory(Stub& stub) const { finish_layout(stub, layout_, *files_); }
+void ProcessResume::finish_memory(Stub& stub) const {
+  if (owns_memory()) finish_layout(stub, layout_, *files_);
+}
 
 void ProcessResume::finish_files(Stub& stub) const {
-  finish_descriptors(ctx_, fds(), stub.leader());
+  if (owns_descriptors()) finish_descriptors(ctx_, fds(), stub.leader());
   restore_foreground(ctx_, stub.leader());
 }
 
@@ -155,7 +173,7 @@ void ProcessResume::restore_state(Stub& stub) const {
     if (threads_.at(thread->tid()).registers.has_tiles()) thread->use_tiles();
   }
   stub.close_channel();
-  restrict_layout(stub, layout_);
+  if (owns_memory()) restrict_layout(stub, layout_);
 }
 
 void ProcessResume::make_ready(Stub& stub) const {

@@ -12,8 +12,9 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/registers.h"
+#include "engine/kinds/sharing.h"
 #include "engine/memory/layout.h"
-#include "engine/process/stub.h"
+#include "engine/process/stub_tree.h"
 
 namespace ckpt {
 
@@ -50,6 +51,8 @@ class ProcessResume {
 
   /// All of the image that can be known before anything is made or opened.
   void parse();
+  /// What others own of it, who come before it: it makes nothing of that. After parse().
+  void share(const Sharing& sharing) { sharing_ = sharing; }
   /// Opens and makes everything that comes from outside, with the rights of the calling thread. The root process takes
   /// the descriptors of ResumeOptions::inherit.
   void open_files();
@@ -63,7 +66,7 @@ class ProcessResume {
   /// What other processes have made of them, when all have.
   void adopt_files();
   /// Descriptors and, empty, the address space.
-  void build(Stub& stub);
+  void build(Stub& stub, StubTree& tree);
   /// Pages. By several threads: not on one CPU.
   void fill(Stub& stub) const;
   void finish_memory(Stub& stub) const;
@@ -84,15 +87,20 @@ class ProcessResume {
   void open_channel(Stub& stub, int number, size_t spare);
   void place_descriptors(Stub& stub);
   RestoredFds& fds() const { return shared_.tables.at(ctx_.pid); }
+  /// Below which all its descriptors are.
+  int descriptors_end() const;
+  bool owns_memory() const { return sharing_.memory == 0; }
+  bool owns_descriptors() const { return sharing_.descriptors == 0; }
 
   SharedResume& shared_;
   RestoreContext ctx_;
   std::map<pid_t, PlannedThread> threads_;
   bool was_stopped_ = false;
+  Sharing sharing_;
   Record leader_;                        // threads/PID
   Layout layout_;
   UniqueFd root_;
-  std::optional<LayoutFiles> files_;
+  std::optional<LayoutFiles> files_;     // of memory of its own
 };
 
 }  // namespace ckpt

@@ -199,10 +199,21 @@ std::vector<Vma> read_maps(const ImageSource& image, const std::string& prefix) 
   return vmas;
 }
 
+/// Where the memory of the process stands whose files are at `prefix`: there, or with the process that it shares its memory
+/// with (`memory_of` in `family`, engine/kinds/sharing.h).
+std::string memory_prefix(const ImageSource& image, const std::string& prefix) {
+  const std::string family = prefix + "family";
+  if (!image.has(family)) return prefix;
+  const auto owner = Record::parse(image.read(family), image.describe() + ": " + family).find("memory_of");
+  if (!owner) return prefix;
+  const std::string child = "children/" + *owner + "/";
+  return image.has(child + "maps") ? child : "";
+}
+
 }  // namespace
 
 ElfCore::ElfCore(std::shared_ptr<const ImageSource> image, std::string prefix)
-    : image_(std::move(image)), prefix_(std::move(prefix)) {
+    : image_(std::move(image)), prefix_(std::move(prefix)), memory_prefix_(memory_prefix(*image_, prefix_)) {
   const std::string status = image_->read(prefix_ + "status", 1 << 20);
   const int pid = status_number(status, "Tgid");
   std::string notes;
@@ -213,20 +224,20 @@ ElfCore::ElfCore(std::shared_ptr<const ImageSource> image, std::string prefix)
   }
   if (image_->has(prefix_ + "auxv"))
     add_note(notes, "CORE", NT_AUXV, image_->read(prefix_ + "auxv", 1 << 20));
-  add_note(notes, "CORE", NT_FILE, file_note(read_maps(*image_, prefix_)));
+  add_note(notes, "CORE", NT_FILE, file_note(read_maps(*image_, memory_prefix_)));
   add_pieces();
   write_headers(notes);
 }
 
 void ElfCore::add_pieces() {
-  const auto segments = read_segments(*image_, prefix_);
+  const auto segments = read_segments(*image_, memory_prefix_);
   size_t next = 0;
-  for (const Vma& vma : read_maps(*image_, prefix_)) {
+  for (const Vma& vma : read_maps(*image_, memory_prefix_)) {
     if (vma.path == "[vsyscall]") continue;  // not the process's memory: the same for all
     while (next < segments.size() && segments[next].end <= vma.start) ++next;
     const bool touched = next < segments.size() && segments[next].start < vma.end;
     // Its pages are the kernel's, in no segment; debuggers want its symbols and its unwind tables.
-    if (const ImageEntry* vdso = image_->find(prefix_ + "vdso"); vma.path == "[vdso]" && vdso && vdso->size == vma.size()) {
+    if (const ImageEntry* vdso = image_->find(memory_prefix_ + "vdso"); vma.path == "[vdso]" && vdso && vdso->size == vma.size()) {
       pieces_.push_back({0, vma.size(), vma.start, vma.size(), elf_flags(vma.prot), vdso->path, 0});
       continue;
     }

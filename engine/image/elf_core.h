@@ -52,6 +52,7 @@ class ElfCore {
 
   std::shared_ptr<const ImageSource> image_;
   std::string prefix_;
+  std::string memory_prefix_;
   std::string head_;           ///< ELF header, program headers, notes
   std::vector<Piece> pieces_;  ///< ascending by address and by offset
   uint64_t size_ = 0;

@@ -55,6 +55,7 @@ void capture_family(ImageSink& image, const std::string& prefix, const Relations
   out.add("group", relations.group);
   out.add("session", relations.session);
   out.add("exit_signal", relations.exit_signal);
+  add_sharing(relations.shares, out);
   if (relations.exit_status) out.add_hex("exit_status", static_cast<uint64_t>(*relations.exit_status));
   image.put(prefix + "family", out.text());
 }
@@ -76,6 +77,7 @@ Relations parse_family(const ImageSource& image, const std::string& prefix, pid_
   relations.group = as_pid(record.get_u64("group", kMaxPid));
   relations.session = as_pid(record.get_u64("session", kMaxPid));
   relations.exit_signal = static_cast<int>(record.get_u64("exit_signal", kLastSignal));
+  relations.shares = parse_sharing(record);
   if (record.has("exit_status")) {
     const uint64_t status = record.get_u64("exit_status");
     if (!is_wait_status(status)) fail(EINVAL, "{}: exit_status {:#x} is none", record.where(), status);

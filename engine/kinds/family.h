@@ -7,6 +7,7 @@
 //     group 1234            process group, as the system numbers it
 //     session 1234
 //     exit_signal 17        what its end sends to the parent; 0 for none
+//     memory_of 1234        and others: what it has in common with another process (sharing.h)
 //     exit_status 0x100     of a zombie: it has ended, with this status (as wait(2) tells it), and its parent has not waited
 //                           for it yet. It has no other files but status
 //
@@ -18,6 +19,7 @@
 #include <string>
 
 #include "engine/image/image.h"
+#include "engine/kinds/sharing.h"
 
 namespace ckpt {
 
@@ -28,10 +30,11 @@ struct Relations {
   pid_t group = 0;
   pid_t session = 0;
   int exit_signal = SIGCHLD;
+  Sharing shares;
   std::optional<int> exit_status;  ///< of a zombie
 };
 
-/// From /proc/PID/stat. The parent is left out. Throws Error(ESRCH).
+/// From /proc/PID/stat. The parent and what it shares are left out. Throws Error(ESRCH).
 Relations read_relations(int proc_dir, pid_t pid);
 
 void capture_family(ImageSink& image, const std::string& prefix, const Relations& relations);

@@ -13,6 +13,8 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/named_file.h"
+#include "engine/kinds/sharing.h"
+#include "engine/kinds/sysv_ipc.h"
 #include "engine/memory/mapped_files.h"
 #include "engine/process/procfs.h"
 
@@ -20,13 +22,16 @@ namespace ckpt {
 
 namespace {
 
-constexpr const char* kNextId = "/proc/sys/kernel/shm_next_id";
 constexpr unsigned kPermissions = 0777;
 
 /// Attachments of the checkpoint: each mapping is one (shm_open() in ipc/shm.c).
 uint64_t attachments_inside(const CaptureContext& ctx, ino_t id) {
   uint64_t count = 0;
+  const auto sharing = find_sharing({ctx.tree->pids.begin(), ctx.tree->pids.end()});
   for (const pid_t pid : ctx.tree->pids) {
+    // Of memory that several processes share once.
+    const auto shares = sharing.find(pid);
+    if (shares != sharing.end() && shares->second.memory != 0) continue;
     for (const Mapping& mapping : parse_mappings(read_file(fmt::format("/proc/{}/maps", pid)))) {
       if (mapping.inode == id && is_segment(mapping.path)) ++count;
     }
@@ -97,9 +102,7 @@ bool find_unused(const Segment& wanted, uint64_t size, const std::string& where)
 }
 
 void create(const Segment& wanted, uint64_t size, const std::string& where) {
-  const std::string id = std::to_string(wanted.id);
-  const UniqueFd next = open_at(AT_FDCWD, kNextId, O_WRONLY);
-  if (::write(next.get(), id.data(), id.size()) < 0) fail_errno("{}: {}", where, kNextId);
+  choose_next_id("shm", wanted.id, where);
   const int got = shmget(wanted.key, size, IPC_CREAT | IPC_EXCL | 0600);
   if (got == wanted.id) return;
   const int err = errno;

@@ -104,12 +104,7 @@ Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(std::make_unique<Spaw
 }
 
 Stub::Stub(StubThread& maker, pid_t pid, uint64_t flags, int exit_signal) : pid_(pid) {
-  const Stub& like = maker.stub_;
-  base_ = like.base_;
-  gadget_ = like.gadget_;
-  helper_ = like.helper_;
-  scratch_ = like.scratch_;
-  scratch_size_ = like.scratch_size_;
+  take_addresses(maker.stub_);
   clone_args args = {};
   args.flags = flags;
   args.exit_signal = static_cast<uint64_t>(exit_signal);
@@ -162,6 +157,19 @@ void Stub::use_helper(RemotePtr at) {
   scratch_ = at + 4096;
   scratch_size_ = kHelperSize - 4096;
   base_.rsp = (scratch_ + scratch_size_).addr;
+}
+
+void Stub::take_addresses(const Stub& like) {
+  base_ = like.base_;
+  gadget_ = like.gadget_;
+  helper_ = like.helper_;
+  scratch_ = like.scratch_;
+  scratch_size_ = like.scratch_size_;
+}
+
+void Stub::share_helper(const Stub& owner) {
+  take_addresses(owner);
+  borrows_helper_ = true;
 }
 
 // clone3 with a chosen id, repeated while an old process's or thread's last reference may be going away just now.
@@ -257,7 +265,7 @@ void Stub::hand_over() {
 }
 
 void Stub::drop_helper() {
-  if (helper_.addr != 0) leader().call("munmap", SYS_munmap, helper_.addr, kHelperSize);
+  if (helper_.addr != 0 && !borrows_helper_) leader().call("munmap", SYS_munmap, helper_.addr, kHelperSize);
 }
 
 void Stub::let_go(bool stopped) noexcept {

@@ -86,8 +86,8 @@ class Stub {
 
   /// Makes the process and stops it. Errors: those of SpawnedStub; EPERM where it cannot be traced.
   Stub(pid_t pid, bool as_child);
-  /// The same by clone3(2) of a thread of another stub, whose memory is copied: as its child, or with CLONE_PARENT in
-  /// `flags` as its sibling. Errors: EEXIST, EPERM, EINVAL as above.
+  /// The same by clone3(2) of a thread of another stub, as its child, or with CLONE_PARENT in `flags` as its sibling. It has
+  /// what `flags` say in common with the other, and a copy of the rest: with CLONE_VM, see share_helper(). Errors: EEXIST, EPERM, EINVAL as above.
   Stub(StubThread& maker, pid_t pid, uint64_t flags, int exit_signal);
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;
@@ -104,6 +104,9 @@ class Stub {
   /// Maps the helper pages (code and scratch) at `at`; everything else may be unmapped afterwards.
   void use_helper(RemotePtr at);
   RemotePtr helper() const { return helper_; }
+  /// Takes the helper of the stub whose memory this one shares, once that is mapped. The owner must be the last of them to
+  /// be made ready, since it unmaps the helper.
+  void share_helper(const Stub& owner);
 
   /// Starts a thread under a chosen tid. It is stopped before its first instruction. Errors: EEXIST, EPERM.
   StubThread& add_thread(pid_t tid);
@@ -147,6 +150,7 @@ class Stub {
   void wait_syscall_stop(pid_t tid, int op);
   int wait_stop(pid_t tid);
   void find_gadget();
+  void take_addresses(const Stub& like);
   void drop_helper();
   void kill() noexcept;
   std::vector<int> receive(std::span<const int> local);
@@ -164,6 +168,7 @@ class Stub {
   UniqueFd channel_;                // our end
   int remote_channel_ = -1;         // the stub's
   bool alive_ = true;               // there is something to be killed
+  bool borrows_helper_ = false;     // another stub's, with which this one shares its memory
 };
 
 }  // namespace ckpt

@@ -34,8 +34,8 @@ Stub& StubTree::make(pid_t pid, const Maker& maker) {
   if (thread == threads.end()) fail(EINVAL, "{}: its parent {} has no thread {}", pid, maker.by, maker.thread);
   const pid_t parent = maker.sibling ? by.parent : maker.by;
   // A sibling's exit signal is that of its maker (kernel_clone() in kernel/fork.c); another one is refused.
-  auto stub = maker.sibling ? std::make_unique<Stub>(**thread, pid, CLONE_PARENT, 0)
-                            : std::make_unique<Stub>(**thread, pid, 0, maker.exit_signal);
+  auto stub = maker.sibling ? std::make_unique<Stub>(**thread, pid, maker.flags | CLONE_PARENT, 0)
+                            : std::make_unique<Stub>(**thread, pid, maker.flags, maker.exit_signal);
   index_.emplace(pid, members_.size());
   members_.push_back({std::move(stub), pid, parent, maker.exit_signal, true});
   return *members_.back().stub;

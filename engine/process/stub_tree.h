@@ -33,6 +33,7 @@ class StubTree {
     pid_t thread = 0;            ///< of `by`
     bool sibling = false;        ///< the new one is a child of the parent of `by`
     int exit_signal = 0;
+    uint64_t flags = 0;          ///< of clone3(2): what it has in common with `by`
   };
   /// Makes one more. Errors as of Stub; EINVAL where `by` has no such thread.
   Stub& make(pid_t pid, const Maker& maker);

@@ -138,6 +138,7 @@ class Works : public Trees, public testing::WithParamInterface<Work> {
   /// Waits for the end of an undisturbed run, and begins anew.
   std::string undisturbed() {
     auto program = start();
+    write_file(directory_ + "/go", "");
     EXPECT_TRUE(program->wait_end(std::chrono::seconds(60))) << file("stderr");
     const std::string out = file("out");
     program.reset();
@@ -165,16 +166,16 @@ TEST_P(Works, end_well_through_an_archive) {
 }
 
 const Work works[] = {
-    // Each waits in the middle for `go`, or for a moment where nobody writes it.
+    // Each waits in the middle for `go`.
     {"a_pipeline", "",
-     "{ for ((i = 0; i < 4000; ++i)); do echo $((i * 7919 % 13)); [ $i != 2000 ] || { > progress; for ((n = 0; n < 100; ++n)); "
-     "do [ -e go ] || sleep 0.02; done; }; done; } | sort -n | uniq -c | tee copy > out.new; mv out.new out"},
+     "{ for ((i = 0; i < 4000; ++i)); do echo $((i * 7919 % 13)); [ $i != 2000 ] || { > progress; while [ ! -e go ]; "
+     "do sleep 0.02; done; }; done; } | sort -n | uniq -c | tee copy > out.new; mv out.new out"},
     {"make",
      "for i in 1 2 3 4 5 6 7 8; do echo \"int f$i(void) { return $i; }\" > f$i.c; done;"
      "{ for i in 1 2 3 4 5 6 7 8; do echo \"int f$i(void);\"; done; echo '#include <stdio.h>'; echo 'int main(void) {"
      " printf(\"%d\", f1() + f2() * f3() + f4() * f5() + f6() * f7() + f8()); }'; } > main.c;"
      "printf 'OBJECTS = main.o f1.o f2.o f3.o f4.o f5.o f6.o f7.o f8.o\\nout: program\\n\\t./program > $@\\n"
-     "program: $(OBJECTS)\\n\\tcc -o $@ $^\\n%%.o: %%.c\\n\\t> progress; for i in 1 2 3 4 5 6; do [ -e go ] || sleep 0.1; "
+     "program: $(OBJECTS)\\n\\tcc -o $@ $^\\n%%.o: %%.c\\n\\t> progress; while [ ! -e go ]; do sleep 0.05; "
      "done; cc -c $<\\n' > Makefile",
      "make -j4 >&2"},
     {"python_multiprocessing",
@@ -184,9 +185,7 @@ const Work works[] = {
      "    for i in range(100):\n"
      "        if i == 50:\n"
      "            open('progress', 'w').close()\n"
-     "            for _ in range(100):\n"
-     "                if os.path.exists('go'): break\n"
-     "                time.sleep(0.01)\n"
+     "            while not os.path.exists('go'): time.sleep(0.01)\n"
      "        with total.get_lock(): total.value += i\n"
      "        queue.put((n, i))\n"
      "if __name__ == '__main__':\n"
@@ -205,7 +204,7 @@ const Work works[] = {
      "stty rows 33 cols 77 -echoctl\n"
      "set -m\n"
      "sleep 1000 &\n"
-     "(echo \"a job on $(tty | tr -d 0-9)\"; > progress; for ((n = 0; n < 100; ++n)); do [ -e go ] || sleep 0.02; done; "
+     "(echo \"a job on $(tty | tr -d 0-9)\"; > progress; while [ ! -e go ]; do sleep 0.02; done; "
      "stty size; echo by its other name > /dev/tty; ps -o pgid= -o tpgid= $BASHPID | tr -s ' ' '\\n' | sort -u | wc -w)\n"
      "jobs; kill %1; wait %1; echo $?; stty -a | grep -o -e -echoctl\n"
      "END\n",

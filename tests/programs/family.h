@@ -4,6 +4,9 @@
 
 #include <sys/wait.h>
 
+#include <atomic>
+#include <vector>
+
 #include "selfcheck.h"
 
 namespace selfcheck {
@@ -14,9 +17,11 @@ class Roll {
   Roll() { must(pipe2(ends_, O_CLOEXEC), "pipe2"); }
   /// Last thing in a process before it waits: it has neither end afterwards.
   void here() {
-    REQUIRE(write(ends_[1], "x", 1) == 1, "the roll: %s", strerror(errno));
+    here_but_open();
     leave();
   }
+  /// The same of one whose descriptors are another's too.
+  void here_but_open() const { REQUIRE(write(ends_[1], "x", 1) == 1, "the roll: %s", strerror(errno)); }
   void leave() {
     close(ends_[0]);
     close(ends_[1]);

@@ -202,32 +202,55 @@ TEST_F(CheckpointTest, RefusesWhatIsTracedAndNamesTheTracer) {
 }
 
 /// A child by clone(2), which pauses for ever, and dies with its parent.
-void pause_in_child(int flags) {
+pid_t pause_in_child(int flags) {
   alignas(16) static char stack[65536];
   const auto pause_for_ever = [](void*) -> int {
     ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
     for (;;) ::syscall(SYS_pause);
   };
-  ::clone(pause_for_ever, stack + sizeof stack, flags | SIGCHLD, nullptr);
+  return ::clone(pause_for_ever, stack + sizeof stack, flags | SIGCHLD, nullptr);
 }
 
-TEST_F(CheckpointTest, RefusesProcessesThatHaveMoreInCommonThanFiles) {
+TEST_F(CheckpointTest, RefusesWhatIsInCommonWithAProcessOutside) {
   const std::pair<int, const char*> kinds[] = {
       {CLONE_FILES, "descriptor table"}, {CLONE_FS, "working directory"}, {CLONE_VM, "memory"}};
   for (const auto& [flags, what] : kinds) {
     Shared<Beat> beat;
+    Shared<std::atomic<pid_t>> paused;
     Child child([&, flag = flags] {
       close_all();
-      pause_in_child(flag);
+      *paused = pause_in_child(flag);
       return beat_for_ever(&*beat);
     });
     ASSERT_TRUE(eventually([&] { return beat->ready == 1; }));
     std::string sentence;
-    EXPECT_EQ(refused(child.pid(), &sentence), EOPNOTSUPP);
+    EXPECT_EQ(refused(*paused, &sentence), EOPNOTSUPP);
     EXPECT_NE(sentence.find(what), std::string::npos) << sentence;
+    EXPECT_NE(sentence.find(fmt::format("with process {}", child.pid())), std::string::npos) << sentence;
     EXPECT_TRUE(goes_on(*beat));
     EXPECT_TRUE(store_.stored.empty());
   }
+}
+
+TEST_F(CheckpointTest, RefusesWhatIsSharedPastAParent) {
+  Shared<Beat> beat;
+  Child child([&] {
+    close_all();
+    if (::syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      pause_in_child(CLONE_FILES);
+      ::unshare(CLONE_FILES);
+      beat->ready = 1;
+      for (;;) ::pause();
+    }
+    while (beat->ready == 0) ::usleep(200);
+    return beat_for_ever(&*beat);
+  });
+  ASSERT_TRUE(eventually([&] { return beat->ready == 1 && beat->count > 0; }));
+  std::string sentence;
+  EXPECT_EQ(refused(child.pid(), &sentence), EOPNOTSUPP);
+  EXPECT_NE(sentence.find(fmt::format("descriptor table in common with {}", child.pid())), std::string::npos) << sentence;
+  EXPECT_TRUE(goes_on(*beat));
 }
 
 TEST_F(CheckpointTest, RefusesAParentInVforkByName) {

@@ -2,6 +2,7 @@
 #include "engine/resume_family.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include "engine/base/error.h"
 
@@ -92,6 +93,35 @@ TEST(Family, ALeaderWhoHasLeftGoesLast) {
   EXPECT_EQ(plan({process(10, 0, 10, 10), process(11, 10, 10, 12), process(12, 10, 10, 12), process(13, 10, 10, 11)}),
             "10 leads a session, 10 makes 13, 10 makes 12, 10 makes 11, 11 leads a group, 12 leads a group, 13 joins 11, "
             "11 joins 12");
+}
+
+/// A child that has the descriptor table of another process.
+Relations sharing(pid_t pid, pid_t parent, pid_t owner, pid_t session = 10) {
+  Relations r = process(pid, parent, session, 10);
+  r.shares.descriptors = owner;
+  return r;
+}
+
+TEST(Family, WhatIsSharedIsGivenByWhoHasIt) {
+  EXPECT_EQ(plan({process(10, 0, 10, 10), sharing(11, 10, 10), sharing(12, 11, 10)}),
+            "10 leads a session, 10 makes 11, 11 makes 12, 11 joins 10, 12 joins 10");
+  EXPECT_EQ(plan_family({process(10, 0, 10, 10), sharing(11, 10, 10)}, false, "")[1].clone_flags, uint64_t{CLONE_FILES});
+  // A sibling has it, not the parent.
+  EXPECT_EQ(plan({process(10, 0, 10, 10), process(11, 10, 10, 10), sharing(12, 10, 11)}),
+            "10 leads a session, 10 makes 11, 11 makes 12 beside it, 11 joins 10, 12 joins 10");
+}
+
+TEST(Family, WhatNobodyCanGiveIsRefused) {
+  // The parent has left the table that it gave to its child; the sibling that has it is in another session.
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), process(11, 10, 10, 10), sharing(12, 11, 10)}), EOPNOTSUPP);
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), process(11, 10, 11, 11), sharing(12, 10, 11)}), EOPNOTSUPP);
+  // The owner is not there, is a zombie, has it from another.
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), sharing(11, 10, 12)}), EINVAL);
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), zombie(11, 10, 10, 10, 0), sharing(12, 10, 11)}), EINVAL);
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), sharing(11, 10, 10), sharing(12, 11, 11)}), EINVAL);
+  Relations actions = process(11, 10, 10, 10);
+  actions.shares.signal_actions = 10;
+  EXPECT_EQ(error_of({process(10, 0, 10, 10), actions}), EINVAL);
 }
 
 TEST(Family, ThreadsMakeTheirChildren) {

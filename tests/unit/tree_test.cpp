@@ -1,6 +1,7 @@
 // Trees of processes through checkpoint() and resume(): all of them or none, whatever happens meanwhile.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -348,6 +349,38 @@ TEST_F(TreeTest, ChildrenMayBeBornAndDieMeanwhile) {
   resume(*store_.open_image(name), Caller::self(), {});
   const uint64_t before = report_->births;
   EXPECT_TRUE(eventually([&] { return report_->births > before + 20; }));
+}
+
+/// posix_spawn(3): each child has the memory of its parent, who waits in vfork(2), until it is another program.
+[[noreturn]] void spawn_for_ever(Report& report) {
+  report.pids[1] = ::getpid();
+  report.ready = 1;
+  char name[] = "true";
+  char* const arguments[] = {name, nullptr};
+  for (;;) {
+    pid_t pid = 0;
+    if (::posix_spawn(&pid, "/bin/true", nullptr, nullptr, arguments, nullptr) != 0) ::_exit(1);
+    ::waitpid(pid, nullptr, 0);
+    ++report.births;
+  }
+}
+
+TEST_F(TreeTest, ChildrenMayBeSpawnedMeanwhile) {
+  root_ = ::fork();
+  if (root_ == 0) {
+    leave_the_test();
+    spawn_for_ever(*report_);
+  }
+  ASSERT_TRUE(eventually([&] { return report_->births > 5; }));
+  for (int round = 0; round < 30; ++round) {
+    save();
+    const uint64_t before = report_->births;
+    ASSERT_TRUE(eventually([&] { return report_->births > before + 2; })) << "round " << round;
+  }
+  const auto image = freeze();
+  resume(*image, Caller::self(), {});
+  const uint64_t before = report_->births;
+  EXPECT_TRUE(eventually([&] { return report_->births > before + 5; }));
 }
 
 }  // namespace
