@@ -89,8 +89,9 @@ RestoreCommand parse_restore(const std::vector<std::string>& words) {
   RestoreCommand command;
   command.name = argument(words);
   for (size_t i = 2; i < words.size(); ++i) {
-    if (words[i] != "stopped") fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
-    command.stopped = true;
+    bool* const option = words[i] == "stopped" ? &command.stopped : words[i] == "pidns" ? &command.pidns : nullptr;
+    if (option == nullptr) fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
+    *option = true;
   }
   return command;
 }

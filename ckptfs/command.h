@@ -2,6 +2,7 @@
 //
 //   1234 exit name=before-upgrade
 //   restore 1234 stopped
+//   restore 1234 pidns
 //   delete 1234@1
 //   gc now|dry-run
 //   check 1234
@@ -43,6 +44,7 @@ struct CheckpointCommand {
 struct RestoreCommand {
   std::string name;
   bool stopped = false;
+  bool pidns = false;   ///< in a pid namespace of its own
 };
 
 struct DeleteCommand {

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include "ckptfs/pid_namespace.h"
 #include "engine/engine.h"
 #include "libckpt/ckpt.h"
 
@@ -67,6 +68,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   };
   const auto failed = [&](int err) {
     if (!command.dry_run) ++counters_.failed_checkpoints;
+    catalog_.changed();  // it may have failed with the image there
     answer(-err);
   };
   try {
@@ -76,9 +78,10 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
       return fmt::format("check {}: nothing is in the way ({} process{}, stopped {:.1f} ms)", command.pid, result.processes,
                          result.processes == 1 ? "" : "es", milliseconds(result.stop_ns));
     }
-    answer(flags_of(command));
+    // Before the answer: who has taken his own checkpoint may look at it at once.
     catalog_.changed();
     if (!command.directory) catalog_.forget_name(result.name);
+    answer(flags_of(command));
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
     return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
@@ -93,6 +96,16 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   }
 }
 
+std::string Commands::run_in_pid_namespace(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  if (!caller.privileged() || !caller.other_namespace.empty()) {
+    fail(EPERM, "restore {}: only root, with all its rights, may make a pid namespace", command.name);
+  }
+  const PidNamespaceResult result =
+      resume_in_pid_namespace(fmt::format("{}/images/{}", mountpoint_, command.name), mountpoint_, command.stopped, cancel);
+  return fmt::format("restore {}: resumed as pid {} of a new pid namespace, here {}{}{}", command.name, result.inside,
+                     result.outside, result.note.empty() ? "" : "; ", result.note);
+}
+
 std::string Commands::run(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
   const auto tree = catalog_.open(command.name);
   catalog_.check_may_read(*tree, command.name, caller.uid);
@@ -100,6 +113,11 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
   options.stopped = command.stopped;
   options.cancel = cancel;
   try {
+    if (command.pidns) {
+      const std::string outcome = run_in_pid_namespace(command, caller, cancel);
+      ++counters_.resumes;
+      return outcome;
+    }
     const ResumeResult result = resume(tree->image(), caller, options);
     ++counters_.resumes;
     return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,

@@ -22,10 +22,13 @@ class Commands {
   CommandLog& log() { return log_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
+  void mounted_at(const std::string& mountpoint) { mountpoint_ = mountpoint; }
 
  private:
   std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
   std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
+  /// `restore NAME pidns`.
+  std::string run_in_pid_namespace(const RestoreCommand&, const Caller&, const CancelFlag*);
   std::string run(const DeleteCommand&, const Caller&, const CancelFlag*);
   std::string run(const GcCommand&, const Caller&, const CancelFlag*);
   std::string run(const CheckCommand&, const Caller&, const CancelFlag*);
@@ -33,6 +36,7 @@ class Commands {
   Catalog& catalog_;
   CommandLog& log_;
   Counters& counters_;
+  std::string mountpoint_;
   EngineChoice engine_ = EngineChoice::automatic;
 };
 
