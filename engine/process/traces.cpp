@@ -17,6 +17,8 @@ void Traces::take_back() noexcept {
   for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
   undo_.clear();
   guard_.reset();
+  calls_.clear();
+  strings_.clear();
 }
 
 }  // namespace ckpt
