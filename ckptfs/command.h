@@ -1,7 +1,9 @@
 // The language of ctl: one command a line, `PID [option...]` or `VERB ARGUMENT [option...]`.
 //
 //   1234 exit name=before-upgrade
-//   restore 1234 stopped
+//   1234 every=1s keep=60,24h until=8h
+//   1234 every=never
+//   restore 1234@17 stopped replace
 //   delete 1234@1
 //   gc now|dry-run
 //   check 1234
@@ -14,12 +16,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "ckptfs/image_directory.h"
+#include "ckptfs/series_rule.h"
 #include "engine/answer.h"
 #include "engine/engine.h"
 
@@ -38,11 +42,18 @@ struct CheckpointCommand {
   bool no_pgrp_ttys = false;           ///< CKPT_NO_PGRP_TTYS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
+  std::optional<SeriesRule> series;    ///< the first of many
+};
+
+/// `PID every=never`.
+struct EndSeriesCommand {
+  pid_t pid = 0;
 };
 
 struct RestoreCommand {
   std::string name;
   bool stopped = false;
+  bool replace = false;   ///< whoever has its pids is stored and ended
 };
 
 struct DeleteCommand {
@@ -59,7 +70,7 @@ struct CheckCommand {
   bool full = false;      ///< every one, not one in a hundred
 };
 
-using Command = std::variant<CheckpointCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
+using Command = std::variant<CheckpointCommand, EndSeriesCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
 
 /// Longest line in bytes, without its newline.
 inline constexpr size_t kMaxCommandLine = 4096;

@@ -8,6 +8,7 @@
 #include "ckptfs/command.h"
 #include "ckptfs/command_log.h"
 #include "ckptfs/counters.h"
+#include "ckptfs/series.h"
 
 namespace ckpt {
 
@@ -15,16 +16,24 @@ namespace ckpt {
 class Commands {
  public:
   Commands(Catalog& catalog, CommandLog& log, Counters& counters)
-      : catalog_(catalog), log_(log), counters_(counters) {}
+      : catalog_(catalog),
+        log_(log),
+        counters_(counters),
+        series_(catalog, log, counters, [this](const auto& command, const auto& caller, const CancelFlag* cancel) {
+          return take(command, caller, cancel);
+        }) {}
 
   /// Runs one command, blocks, logs the outcome under `key`, and throws its Error where it failed.
   void run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel);
   CommandLog& log() { return log_; }
+  SeriesSet& series() { return series_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
 
  private:
-  std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
+  CheckpointResult take(const CheckpointCommand&, const Caller&, const CancelFlag*);
+  std::string run(const CheckpointCommand&, const Caller&, const LogKey&, const CancelFlag*);
+  std::string run(const EndSeriesCommand&, const Caller&, const CancelFlag*);
   std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
   std::string run(const DeleteCommand&, const Caller&, const CancelFlag*);
   std::string run(const GcCommand&, const Caller&, const CancelFlag*);
@@ -34,6 +43,7 @@ class Commands {
   CommandLog& log_;
   Counters& counters_;
   EngineChoice engine_ = EngineChoice::automatic;
+  SeriesSet series_;   ///< last: their threads use the others
 };
 
 }  // namespace ckpt
