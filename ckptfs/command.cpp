@@ -132,13 +132,15 @@ RestoreCommand parse_restore(const std::vector<std::string>& words) {
   RestoreCommand command;
   command.name = argument(words);
   for (size_t i = 2; i < words.size(); ++i) {
-    if (words[i] == "stopped") {
-      command.stopped = true;
-    } else if (words[i] == "replace") {
-      command.replace = true;
-    } else {
-      fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
-    }
+    bool* const option = words[i] == "stopped"   ? &command.stopped
+                         : words[i] == "pidns"   ? &command.pidns
+                         : words[i] == "replace" ? &command.replace
+                                                 : nullptr;
+    if (option == nullptr) fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
+    *option = true;
+  }
+  if (command.pidns && command.replace) {
+    fail(EINVAL, "restore {}: replace goes without pidns, where no pid is in use", command.name);
   }
   return command;
 }

@@ -3,7 +3,9 @@
 //   1234 exit name=before-upgrade
 //   1234 every=1s keep=60,24h until=8h
 //   1234 every=never
-//   restore 1234@17 stopped replace
+//   restore 1234 stopped
+//   restore 1234@17 replace
+//   restore 1234 pidns
 //   delete 1234@1
 //   gc now|dry-run
 //   check 1234
@@ -53,7 +55,8 @@ struct EndSeriesCommand {
 struct RestoreCommand {
   std::string name;
   bool stopped = false;
-  bool replace = false;   ///< whoever has its pids is stored and ended
+  bool pidns = false;     ///< in a pid namespace of its own
+  bool replace = false;   ///< whoever has its pids is stored and ended; not with pidns
 };
 
 struct DeleteCommand {

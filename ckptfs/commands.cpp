@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include "ckptfs/pid_namespace.h"
 #include "ckptfs/replacement.h"
 #include "engine/engine.h"
 #include "libckpt/ckpt.h"
@@ -76,15 +77,17 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
   };
   const auto failed = [&](int err) {
     if (!command.dry_run) ++counters_.failed_checkpoints;
+    catalog_.changed();  // it may have failed with the image there
     answer(-err);
   };
   try {
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     if (command.dry_run) return result;
-    answer(flags_of(command));
+    // Before the answer: who has taken his own checkpoint may look at it at once.
     catalog_.changed();
     if (!command.directory) catalog_.forget_name(result.name);
+    answer(flags_of(command));
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
     return result;
@@ -116,6 +119,16 @@ std::string Commands::run(const EndSeriesCommand& command, const Caller& caller,
   return fmt::format("{}: the series was ended after {} checkpoint{}", command.pid, taken, taken == 1 ? "" : "s");
 }
 
+std::string Commands::run_in_pid_namespace(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
+  if (!caller.privileged() || !caller.other_namespace.empty()) {
+    fail(EPERM, "restore {}: only root, with all its rights, may make a pid namespace", command.name);
+  }
+  const PidNamespaceResult result =
+      resume_in_pid_namespace(fmt::format("{}/images/{}", mountpoint_, command.name), mountpoint_, command.stopped, cancel);
+  return fmt::format("restore {}: resumed as pid {} of a new pid namespace, here {}{}{}", command.name, result.inside,
+                     result.outside, result.note.empty() ? "" : "; ", result.note);
+}
+
 std::string Commands::run(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
   const auto tree = catalog_.open(command.name);
   catalog_.check_may_read(*tree, command.name, caller.uid);
@@ -126,6 +139,11 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
     return take(c, who, flag);
   });
   try {
+    if (command.pidns) {
+      const std::string outcome = run_in_pid_namespace(command, caller, cancel);
+      ++counters_.resumes;
+      return outcome;
+    }
     const ResumeResult result = command.replace ? replacement.run(tree->image(), caller, options)
                                                 : resume(tree->image(), caller, options);
     ++counters_.resumes;

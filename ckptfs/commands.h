@@ -29,12 +29,15 @@ class Commands {
   SeriesSet& series() { return series_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
+  void mounted_at(const std::string& mountpoint) { mountpoint_ = mountpoint; }
 
  private:
   CheckpointResult take(const CheckpointCommand&, const Caller&, const CancelFlag*);
   std::string run(const CheckpointCommand&, const Caller&, const LogKey&, const CancelFlag*);
   std::string run(const EndSeriesCommand&, const Caller&, const CancelFlag*);
   std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
+  /// `restore NAME pidns`.
+  std::string run_in_pid_namespace(const RestoreCommand&, const Caller&, const CancelFlag*);
   std::string run(const DeleteCommand&, const Caller&, const CancelFlag*);
   std::string run(const GcCommand&, const Caller&, const CancelFlag*);
   std::string run(const CheckCommand&, const Caller&, const CancelFlag*);
@@ -42,6 +45,7 @@ class Commands {
   Catalog& catalog_;
   CommandLog& log_;
   Counters& counters_;
+  std::string mountpoint_;
   EngineChoice engine_ = EngineChoice::automatic;
   SeriesSet series_;   ///< last: their threads use the others
 };

@@ -81,6 +81,11 @@ void Filesystem::ended(CancelFlag* work) {
   under_way_.erase(work);
 }
 
+bool Filesystem::is_ending() {
+  const std::lock_guard lock(mutex_);
+  return ending_;
+}
+
 void Filesystem::end() {
   {
     const std::lock_guard lock(mutex_);
@@ -95,7 +100,10 @@ void Filesystem::on_change_of_name(const StagingArea::ForgetName& forget_name) {
   images_dir_->on_change_of_name(forget_name);
   drop_box_->on_change_of_name(forget_name);
   catalog_.on_change_of_name(
-      [forget_name, directory = images_dir_->ino()](const std::string& name) { forget_name(directory, name); });
+      [this, forget_name, directory = images_dir_->ino()](const std::string& name) {
+        // At the end nobody answers any more, and who waits for an answer may hold the directory.
+        if (!is_ending()) forget_name(directory, name);
+      });
 }
 
 std::string Filesystem::stats() {

@@ -33,6 +33,7 @@ class Filesystem {
   void ended(CancelFlag* work);
   /// The mount ends: cancels all such work, now and from now on, and waits until every worker is at rest.
   void end();
+  bool is_ending();
   /// Called once, at the first open of an image's file.
   void on_first_open(std::function<void()> f) { images_.first_open = std::move(f); }
   /// As StagingArea's; to be set before the mount is served.

@@ -11,6 +11,7 @@
 #include "ckptfs/daemon.h"
 #include "ckptfs/filesystem.h"
 #include "ckptfs/options.h"
+#include "ckptfs/pid_namespace.h"
 #include "ckptfs/session.h"
 #include "ckptfs/signal_server.h"
 #include "engine/store/store.h"
@@ -32,6 +33,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
   const auto store = ckpt::open_rocksdb_store(options.store);
   ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
   filesystem.commands().use_engine(options.engine);
+  filesystem.commands().mounted_at(options.mountpoint);
   ckpt::Session session(args, options, filesystem);
   const ckpt::SignalServer signals(filesystem);
   background.ready();
@@ -41,6 +43,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (ckpt::is_pid_namespace_helper(argc, argv)) return ckpt::pid_namespace_helper(argv);
   fuse_args args = FUSE_ARGS_INIT(argc, argv);
   ckpt::Background background;
   int status = EXIT_FAILURE;

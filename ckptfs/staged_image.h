@@ -76,7 +76,7 @@ class StagedImage : public std::enable_shared_from_this<StagedImage> {
   bool lingers_for(const Request& request) const;
   bool lingers() const;
 
-  // The calls of the nodes and handles (staged_node.cpp). `ino` is an item's number.
+  // The calls of the nodes and handles (staged_node.cpp), those on names in staged_names.cpp. `ino` is an item's number.
   struct stat stat(Ino ino) const;
   void set_attributes(const Request&, Ino ino, const struct stat&, const AttributeChanges&);
   std::string read_link(Ino ino) const;

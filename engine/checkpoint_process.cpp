@@ -93,6 +93,10 @@ void ProcessCapture::look() {
   looked_at_ = true;
 }
 
+void ProcessCapture::refuse_again() {
+  can_be_stopped_ = refuse_process(pid_, proc_dir_.get(), status_, shared_.refusals);
+}
+
 void ProcessCapture::share(const Sharing& sharing) {
   sharing_ = sharing;
   if (sharing.descriptors != 0) files_.clear();
@@ -179,6 +183,7 @@ CaptureContext ProcessCapture::context() {
   ctx.fds = &files_;
   ctx.queued = shared_.queued;
   ctx.no_sockets = shared_.options.no_sockets;
+  if (shared_.quiet_end) ctx.peer_hold = shared_.quiet_end->hold();
   ctx.no_pgrp_ttys = shared_.options.no_pgrp_ttys;
   ctx.refusals = &shared_.refusals;
   return ctx;
@@ -227,7 +232,7 @@ void ProcessCapture::read_pages() {
   if (!snapshot_) return;
   try {
     capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
-                   cpus_.a_cpu_is_free());
+                   stopped() || cpus_.a_cpu_is_free());
   } catch (const Error& error) {
     if (error.err() == EINTR) shared_.check_cancel();  // says of which process
     throw;

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/family.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/quiet_end.h"
 #include "engine/memory/snapshot.h"
 #include "engine/memory_table.h"
 #include "engine/process/cpu_watch.h"
@@ -31,6 +32,7 @@ struct SharedCapture {
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
+  std::unique_ptr<QuietEnd> quiet_end;             ///< of processes that end afterwards, else null
   std::map<pid_t, std::vector<uint64_t>> exit_words; ///< see Snapshot::spare; by owner of the memory
   Refusals refusals;                               ///< of all processes; raised when all have been looked at
 
@@ -61,6 +63,8 @@ class ProcessCapture {
   /// by refuse_files(), when those of all processes are known.
   void look();
   bool looked_at() const { return looked_at_; }
+  /// In the stop: what look() refuses of the process itself.
+  void refuse_again();
   /// What others own of it. Its descriptors are then theirs, and its memory is captured with theirs.
   void share(const Sharing& sharing);
   /// Whether look() has found nothing that forbids to stop it and to make calls in it.

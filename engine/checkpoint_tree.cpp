@@ -12,6 +12,7 @@
 #include "engine/base/error.h"
 #include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/kernel.h"
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
 #include "engine/kinds/unix_queue.h"
@@ -36,7 +37,7 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -142,6 +143,7 @@ void TreeCapture::look() {
     if (found.empty() || members_.size() == 1 || found == before) return;
     before = found;
   }
+  never_rests_ = true;
   shared_.refusals.clear();
 }
 
@@ -245,6 +247,9 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
       process.look();
       if (shared_.options.dry_run && process.can_be_stopped()) return;
       shared_.refusals.raise();
+    } else if (never_rests_) {
+      process.refuse_again();
+      if (!shared_.options.dry_run) shared_.refusals.raise();
     }
   });
 }
@@ -272,7 +277,7 @@ void TreeCapture::stop() {
 
 /// What is certain now that all stand still. Only who is born can come to share anything.
 void TreeCapture::find_kinship() {
-  if (born_in_stop_ || !sharing_.empty()) take_sharing(pids_of(order_), false);
+  if (born_in_stop_ || never_rests_ || !sharing_.empty()) take_sharing(pids_of(order_), false);
   std::vector<Relations> members;
   for (const ProcessCapture* process : order_) {
     Relations& relations = family_.at(process->pid());
@@ -309,6 +314,10 @@ void TreeCapture::capture_stopped() {
   Refusals& refusals = shared_.refusals;
   // Without those the ends that are under way would seem to be outside.
   if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
+  const bool ends = shared_.options.after == AfterCapture::exit || shared_.options.after == AfterCapture::exit_but_root;
+  if (ends && !shared_.options.dry_run && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
+    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context(), time_ns_); });
+  }
   for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
@@ -412,6 +421,7 @@ void TreeCapture::end_all(bool but_root) {
   if (but_root) pid_fds.erase(pid_fds.begin());
   // Should we die before the last one has ended.
   const DeathGuard guard(pid_fds);
+  if (shared_.quiet_end) shared_.quiet_end->begin();
   const auto reap = [this](const Relations& child) {
     ProcessCapture& parent = member(child.parent);
     parent.process().leader().syscall(SYS_wait4, static_cast<uint64_t>(child.pid), 0, WNOHANG | __WALL, 0);
@@ -485,9 +495,10 @@ bool TreeCapture::worth_another(const std::exception& error) {
       return true;
     }
   }
-  // A thread that is not the main one has executed a program, and has its id now.
+  // A thread that is not the main one has executed a program, and has its id now. Or we had no CPU for so long that a
+  // thread, which was asked, went on by itself (RemoteSyscall::wait_chain).
   const auto* known = dynamic_cast<const Error*>(&error);
-  return known != nullptr && known->err() == ESRCH && ++lessons_.execs <= kExecs;
+  return known != nullptr && (known->err() == ESRCH || known->err() == ETIMEDOUT) && ++lessons_.execs <= kExecs;
 }
 
 }  // namespace ckpt

@@ -100,6 +100,7 @@ class TreeCapture {
   std::map<pid_t, Relations> family_;                      // in the stop; zombies too
   std::vector<Relations> seen_;                            // before the stop; without zombies
   std::set<pid_t> ended_;                                  // before the stop: zombies
+  bool never_rests_ = false;                               // what its looks refused was never the same twice
   std::map<pid_t, Sharing> sharing_;                       // of those who share
   bool born_in_stop_ = false;                              // some of them
   pid_t at_work_ = 0;                                      // whose snapshot is being worked on

@@ -4,10 +4,13 @@
 #include <linux/capability.h>
 #include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +19,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
+#include "engine/kinds/peer_hold.h"
 #include "engine/kinds/sock_diag.h"
 #include "engine/memory/kernel_abi.h"
 #include "engine/memory/page_scan.h"
@@ -100,6 +104,12 @@ bool probe_unix_diag() {
   return true;
 }
 
+bool probe_tcp_repair() {
+  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  return fd && ::setsockopt(fd.get(), IPPROTO_TCP, TCP_REPAIR, &on, sizeof on) == 0;
+}
+
 bool probe_file_handles() {
   file_handle handle{};
   int mount = 0;
@@ -160,6 +170,9 @@ std::vector<KernelFeature> probe() {
        "pagemap is read, three times slower; " + std::string(child)},
       {"ckpt module", module_serves(), "6.1", "snapshots by the kernel, ckpt(4)", "userfaultfd or a copy-on-write child"},
       {"unix_diag", probe_unix_diag(), "3.3", "Unix sockets", "they are refused"},
+      {"TCP_REPAIR", probe_tcp_repair(), "3.5", "TCP connections (CAP_NET_ADMIN)", "they are refused"},
+      {"nf_tables", can_hold_peers(), "5.12",
+       "TCP connections to outside of processes that end with the checkpoint (CAP_NET_ADMIN)", "they are refused then"},
       {"eventfd-semaphore", probe_eventfd_semaphore(), "6.5", "eventfds that a process outside has too", "they are refused"},
       {"map_files", probe_map_files(), "3.3", "shared and deleted mapped files (CAP_CHECKPOINT_RESTORE)",
        "they are refused"},

@@ -208,6 +208,7 @@ pid_t TreeResume::run() {
     shared_.tables.clear();
     shared_.objects.clear();
     shared_.kept.clear();
+    shared_.last.clear();
     for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
     throw;
   }
@@ -255,6 +256,8 @@ pid_t TreeResume::make_all() {
   take_terminal();
   // Who shares the memory of another comes before it.
   for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
+  for (const auto& work : shared_.last) work();
+  shared_.last.clear();
   tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
   return shared_.root;
 }

@@ -39,6 +39,7 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.tables = &shared.tables;
   ctx_.kept = &shared.kept;
   ctx_.undo = &shared.undo;
+  ctx_.last = &shared.last;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;
   ctx_.prefix = ctx_.prefix_of(pid);

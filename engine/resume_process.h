@@ -33,6 +33,7 @@ struct SharedResume {
   std::map<pid_t, RestoredFds> tables;                            ///< see RestoreContext
   std::vector<std::shared_ptr<void>> kept;                        ///< see RestoreContext
   std::vector<std::function<void()>> undo;                        ///< see RestoreContext
+  std::vector<std::function<void()>> last;                        ///< see RestoreContext
 
   /// Throws Error(EINTR).
   void check_cancel() const;

@@ -171,8 +171,12 @@ bool in_ipv6_group(int fd) {
 
 }  // namespace
 
-void capture_inet_options(int fd, int fresh, Record& out) {
+void capture_inet_options(int fd, int fresh, bool had_connection, Record& out) {
+  const bool stream = socket_option(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
   for (const NamedOption& option : kOptions) {
+    if (had_connection && option.level == IPPROTO_TCP && option.number == TCP_MAXSEG) continue;
+    // Of one that was accepted they tell of the first packet (tcp_v4_syn_recv_sock()); nobody can set them.
+    if (stream && std::string_view(option.name).starts_with("MULTICAST_")) continue;
     const auto now = socket_option(fd, option.level, option.number);
     if (!now || now == socket_option(fresh, option.level, option.number)) continue;
     out.add(option.level_name, fmt::format("{} {}", option.name, *now));

@@ -8,8 +8,9 @@
 
 namespace ckpt {
 
-/// Adds what differs between the socket and `fresh`, a new one of its kind.
-void capture_inet_options(int fd, int fresh, Record& out);
+/// Adds what differs between the socket and `fresh`, a new one of its kind. TCP_MAXSEG of one that has had
+/// a connection tells of that, and not what was set.
+void capture_inet_options(int fd, int fresh, bool had_connection, Record& out);
 /// Sets them again, before the socket is bound, with the rights of the calling thread (AsCaller). Throws Error.
 void restore_inet_options(int fd, const Record& record);
 

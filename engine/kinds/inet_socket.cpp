@@ -1,9 +1,10 @@
 #include "engine/kinds/inet_socket.h"
 
-#include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,9 +14,11 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
+#include "engine/kinds/inet_address.h"
 #include "engine/kinds/inet_options.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/socket_options.h"
+#include "engine/kinds/tcp_connection.h"
 
 namespace ckpt {
 
@@ -27,59 +30,6 @@ struct Protocol {
 };
 constexpr std::array kProtocols = {Protocol{"tcp", SOCK_STREAM, IPPROTO_TCP}, Protocol{"udp", SOCK_DGRAM, IPPROTO_UDP},
                                    Protocol{"udplite", SOCK_DGRAM, IPPROTO_UDPLITE}};
-
-struct Address {
-  sockaddr_storage bytes = {};
-  socklen_t size = 0;
-  int family() const { return bytes.ss_family; }
-  const sockaddr_in& in() const { return reinterpret_cast<const sockaddr_in&>(bytes); }
-  const sockaddr_in6& in6() const { return reinterpret_cast<const sockaddr_in6&>(bytes); }
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&bytes); }
-
-  uint16_t port() const { return ntohs(family() == AF_INET6 ? in6().sin6_port : in().sin_port); }
-  bool is_any() const {
-    if (family() == AF_INET6) return IN6_IS_ADDR_UNSPECIFIED(&in6().sin6_addr);
-    return in().sin_addr.s_addr == INADDR_ANY;
-  }
-  std::string text() const {
-    char name[INET6_ADDRSTRLEN] = {};
-    const bool six = family() == AF_INET6;
-    inet_ntop(family(), six ? static_cast<const void*>(&in6().sin6_addr) : &in().sin_addr, name, sizeof name);
-    const std::string scope = six && in6().sin6_scope_id != 0 ? fmt::format(" {}", in6().sin6_scope_id) : "";
-    return fmt::format("{} {}{}", name, port(), scope);
-  }
-};
-
-std::optional<Address> address_of(int fd, int (*ask)(int, sockaddr*, socklen_t*) noexcept) {
-  Address address;
-  address.size = sizeof address.bytes;
-  if (ask(fd, reinterpret_cast<sockaddr*>(&address.bytes), &address.size) != 0) return std::nullopt;
-  return address;
-}
-
-Address parse_address(const Record& record, std::string_view field, int domain) {
-  Address address;
-  const auto words = split_words(record.get(field));
-  const auto port = words.size() >= 2 ? parse_u64(words[1]) : std::nullopt;
-  const auto scope = words.size() == 3 ? parse_u64(words[2]) : std::optional<uint64_t>(0);
-  bool good = words.size() >= 2 && words.size() <= 3 && port && *port <= UINT16_MAX && scope && *scope <= UINT32_MAX;
-  if (good && domain == AF_INET6) {
-    auto& in6 = reinterpret_cast<sockaddr_in6&>(address.bytes);
-    in6.sin6_family = AF_INET6;
-    in6.sin6_port = htons(static_cast<uint16_t>(*port));
-    in6.sin6_scope_id = static_cast<uint32_t>(*scope);
-    good = inet_pton(AF_INET6, words[0].c_str(), &in6.sin6_addr) == 1;
-    address.size = sizeof in6;
-  } else if (good) {
-    auto& in = reinterpret_cast<sockaddr_in&>(address.bytes);
-    in.sin_family = AF_INET;
-    in.sin_port = htons(static_cast<uint16_t>(*port));
-    good = words.size() == 2 && inet_pton(AF_INET, words[0].c_str(), &in.sin_addr) == 1;
-    address.size = sizeof in;
-  }
-  if (!good) fail(EINVAL, "{}: {} is no address", record.where(), field);
-  return address;
-}
 
 int option_of(int fd, int name) { return socket_option(fd, SOL_SOCKET, name).value_or(-1); }
 
@@ -118,29 +68,20 @@ int events_of(int fd) {
   return ::poll(&state, 1, 0) == 1 ? state.revents : 0;
 }
 
-/// For one that listens tcpi_unacked are the connections that wait, tcpi_sacked the backlog (tcp_get_info()).
-tcp_info info_of(int fd) {
-  tcp_info info = {};
-  socklen_t size = sizeof info;
-  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) fail_errno("TCP_INFO");
-  return info;
-}
-
-bool has_connection(const tcp_info& info) { return info.tcpi_state != TCP_LISTEN && info.tcpi_state != TCP_CLOSE; }
-
 /// Why its state cannot be kept.
 std::optional<std::string> refuse_state(int fd, const Protocol& protocol, bool no_sockets) {
   const int events = events_of(fd);
   if (protocol.type == SOCK_STREAM) {
-    const tcp_info info = info_of(fd);
+    const tcp_info info = tcp_info_of(fd);
     if (no_sockets) return std::nullopt;
-    if (has_connection(info)) return "with a connection";
+    if (has_connection(info)) return refuse_tcp_connection(fd, info);
     if (info.tcpi_state == TCP_LISTEN) {
       if (info.tcpi_unacked != 0) return "with connections that are not accepted yet";
       return std::nullopt;
     }
     if ((events & POLLERR) != 0) return "with an error that is not read yet";
-    if ((events & POLLRDHUP) != 0) return "whose connection has ended";
+    int unread = 0;
+    if (ioctl(fd, FIONREAD, &unread) == 0 && unread != 0) return "whose connection has ended with data that is not read yet";
     return std::nullopt;
   }
   if ((events & POLLERR) != 0) return "with an error that is not read yet";
@@ -148,6 +89,30 @@ std::optional<std::string> refuse_state(int fd, const Protocol& protocol, bool n
   if (!no_sockets && (events & POLLIN) != 0) return "with datagrams that are not read yet";
   if (has_joined_multicast(fd)) return "that has joined a multicast group";
   return std::nullopt;
+}
+
+/// Of a TCP socket; of any other it is `unconnected`.
+enum class State { unconnected, listening, established, ended, lost };
+
+const char* name_of(State state) {
+  switch (state) {
+    case State::listening: return "listening";
+    case State::established: return "established";
+    case State::ended: return "ended";
+    default: return "unconnected";
+  }
+}
+
+/// In the stop, in which what comes from outside may still change it.
+State tcp_state(const CaptureContext& ctx, int mine, const OpenFd& fd) {
+  const auto info = [mine] { return tcp_info_of(mine); };
+  if (ctx.no_sockets && has_connection(info())) return State::lost;
+  if (has_connection(info()) && tcp_connection_of(ctx, fd.st.st_ino) != nullptr) return State::established;
+  if (const auto why = refuse_state(mine, kProtocols[0], ctx.no_sockets)) {
+    fail(EOPNOTSUPP, "{}: fd {}: {} {} cannot be checkpointed", ctx.pid, fd.fd, describe(mine), *why);
+  }
+  if (info().tcpi_state == TCP_LISTEN) return State::listening;
+  return (events_of(mine) & POLLRDHUP) != 0 ? State::ended : State::unconnected;
 }
 
 class InetSocketKind : public DescriptorKind {
@@ -180,8 +145,12 @@ class InetSocketKind : public DescriptorKind {
   }
 
   UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
-    const std::string path = "objects/" + object_name(record, "inet-");
-    UniqueFd fd = make(ctx, Record::parse(ctx.image->read(path), ctx.image->describe() + "/" + path));
+    const std::string object = object_name(record, "inet-");
+    make_connections(ctx);
+    const auto made = ctx.objects->find(object);
+    UniqueFd fd = made == ctx.objects->end() ? make(ctx, record_of(ctx, object), object)
+                                             : UniqueFd(::fcntl(made->second.get(), F_DUPFD_CLOEXEC, 0));
+    if (!fd) fail_errno("{}: dup", record.where());
     set_status_flags(fd.get(), record);
     return fd;
   }
@@ -193,26 +162,47 @@ class InetSocketKind : public DescriptorKind {
     if (protocol == nullptr) fail(EOPNOTSUPP, "{}: fd {}: {} cannot be checkpointed", ctx.pid, fd.fd, describe(mine.get()));
     const int domain = option_of(mine.get(), SO_DOMAIN);
     const bool tcp = protocol->type == SOCK_STREAM;
-    const tcp_info info = tcp ? info_of(mine.get()) : tcp_info{};
+    const State state = tcp ? tcp_state(ctx, mine.get(), fd) : State::unconnected;
     const auto local = address_of(mine.get(), getsockname), peer = address_of(mine.get(), getpeername);
-    const bool listens = tcp && info.tcpi_state == TCP_LISTEN, connected = !tcp && peer;
     Record out;
     out.add("domain", domain == AF_INET6 ? "inet6" : "inet");
     out.add("socket", protocol->name);
-    out.add("state", listens ? "listening" : connected ? "connected" : "unconnected");
-    const bool lost = tcp && has_connection(info);  // no_sockets
-    if (local && !lost && (local->port() != 0 || !local->is_any())) out.add("local", local->text());
-    if (connected) out.add("peer", peer->text());
-    if (listens) out.add("backlog", uint64_t{info.tcpi_sacked});
+    const bool connected = !tcp && peer;
+    out.add("state", connected ? "connected" : name_of(state));
+    const bool named = local && (local->port() != 0 || !local->is_any());
+    if (named && state != State::lost && state != State::ended) out.add("local", local->text());
+    if (peer && (connected || state == State::established)) out.add("peer", peer->text());
+    if (state == State::listening) out.add("backlog", uint64_t{tcp_info_of(mine.get()).tcpi_sacked});
     out.add("user", fmt::format("{} {}", fd.st.st_uid, fd.st.st_gid));
+    if (state == State::established) capture_tcp_connection(ctx, object, *tcp_connection_of(ctx, fd.st.st_ino), out);
+    if (state == State::established && !ctx.peer_hold.empty()) out.add("held", ctx.peer_hold);
     const UniqueFd fresh(::socket(domain, protocol->type | SOCK_CLOEXEC, protocol->number));
     if (!fresh) fail_errno("{}: fd {}: a socket like it", ctx.pid, fd.fd);
-    if (!lost) capture_inet_options(mine.get(), fresh.get(), out);
+    const bool had_connection = state == State::established || state == State::ended;
+    if (state != State::lost) capture_inet_options(mine.get(), fresh.get(), had_connection, out);
     capture_socket_options(mine.get(), out);
     ctx.image->put("objects/" + object, out.text());
   }
 
-  static UniqueFd make(const RestoreContext& ctx, const Record& record) {
+  static Record record_of(const RestoreContext& ctx, const std::string& object) {
+    const std::string path = "objects/" + object;
+    return Record::parse(ctx.image->read(path), ctx.image->describe() + "/" + path);
+  }
+
+  /// Before any socket is bound that listens at one's port: what the kernel remembers of a connection's end (TIME_WAIT) would
+  /// keep it from that, and goes when the connection is there again.
+  static void make_connections(const RestoreContext& ctx) {
+    constexpr std::string_view kPath = "objects/inet-";
+    if (!ctx.objects->emplace("inet", UniqueFd()).second) return;
+    for (const ImageEntry& entry : ctx.image->below("objects")) {
+      if (!entry.path.starts_with(kPath) || entry.path.find('.') != std::string::npos) continue;
+      const std::string object = entry.path.substr(entry.path.find('/') + 1);
+      const Record record = record_of(ctx, object);
+      if (record.find("state") == "established") ctx.objects->emplace(object, make(ctx, record, object));
+    }
+  }
+
+  static UniqueFd make(const RestoreContext& ctx, const Record& record, const std::string& object) {
     const std::string domain_name = record.get("domain"), protocol_name = record.get("socket"), state = record.get("state");
     const Protocol* protocol = nullptr;
     for (const Protocol& known : kProtocols) {
@@ -223,29 +213,39 @@ class InetSocketKind : public DescriptorKind {
     }
     const int domain = domain_name == "inet6" ? AF_INET6 : AF_INET;
     const bool tcp = protocol->type == SOCK_STREAM;
-    if (state != "unconnected" && state != (tcp ? "listening" : "connected")) fail(EINVAL, "{}: state is malformed", record.where());
+    const bool of_tcp = state == "listening" || state == "established" || state == "ended";
+    if (state != "unconnected" && !(tcp ? of_tcp : state == "connected")) fail(EINVAL, "{}: state is malformed", record.where());
     UniqueFd fd(::socket(domain, protocol->type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol->number));
     if (!fd) fail_errno("{}: socket", record.where());
     restore_socket_options(fd.get(), record);
     restore_inet_options(fd.get(), record);
-    if (record.has("local")) bind_again(fd.get(), record, domain, tcp);
-    if (state == "listening" && ::listen(fd.get(), static_cast<int>(record.get_u64("backlog", INT32_MAX))) != 0) {
-      fail_errno("{}: listen", record.where());
+    if (state == "established") {
+      restore_tcp_connection(ctx, fd.get(), object, record, domain);
+    } else {
+      bind_again(fd.get(), record, domain, tcp);
     }
+    // Without a connection it is an error, and both halves are shut (inet_shutdown()).
+    if (state == "ended") ::shutdown(fd.get(), SHUT_RDWR);
     if (state == "connected") {
-      const Address peer = parse_address(record, "peer", domain);
+      const InetAddress peer = parse_address(record, "peer", domain);
       if (::connect(fd.get(), peer.get(), peer.size) != 0) fail_errno("{}: connecting to {}", record.where(), peer.text());
     }
     set_user(ctx, fd.get(), record);
     return fd;
   }
 
-  /// Connections of the old one that the kernel has not forgotten yet must not keep a TCP port from it.
+  /// Connections, and those of the old one that the kernel has not forgotten yet, must not keep a TCP port from it. The port is
+  /// asked for again by listen(2).
   static void bind_again(int fd, const Record& record, int domain, bool tcp) {
-    const Address local = parse_address(record, "local", domain);
     const int reuse = option_of(fd, SO_REUSEADDR), yes = 1;
     if (tcp) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (::bind(fd, local.get(), local.size) != 0) fail_errno("{}: bind to {}", record.where(), local.text());
+    if (record.has("local")) {
+      const InetAddress local = parse_address(record, "local", domain);
+      if (::bind(fd, local.get(), local.size) != 0) fail_errno("{}: bind to {}", record.where(), local.text());
+    }
+    if (record.get("state") == "listening" && ::listen(fd, static_cast<int>(record.get_u64("backlog", INT32_MAX))) != 0) {
+      fail_errno("{}: listen", record.where());
+    }
     if (tcp) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
   }
 

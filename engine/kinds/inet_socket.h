@@ -1,15 +1,15 @@
-// Internet sockets, IPv4 and IPv6, that have no state of a connection: UDP and UDP-lite, and TCP sockets that listen or are
-// not connected.
+// Internet sockets, IPv4 and IPv6: UDP and UDP-lite, and TCP.
 //
 //   fds/N    type inet
 //            object inet-123456
 //
 //   objects/inet-123456    domain inet|inet6
 //                          socket tcp|udp|udplite
-//                          state unconnected|listening|connected
+//                          state unconnected|listening|connected|established|ended
 //                          local ADDRESS PORT [SCOPE]        its own address where it has one (as peer: whom it is
 //                          peer ADDRESS PORT [SCOPE]         connected to)
 //                          backlog 128                       of a listening one
+//                          sequence, window, ...             of an established one: tcp_connection.h
 //                          user UID GID                      of the socket itself
 //                          options                           socket_options.h, inet_options.h
 //

@@ -32,6 +32,7 @@ namespace ckpt {
 struct OpenFd;
 class PtyIndex;
 struct QueuedDescriptors;
+struct TcpConnection;
 struct UnixDiag;
 
 /// All that the processes of one checkpoint have open.
@@ -44,6 +45,7 @@ struct TreeDescriptors {
   mutable std::shared_ptr<const std::map<ino_t, UnixDiag>> unix_sockets;
   mutable std::optional<bool> may_hold_more;
   mutable std::shared_ptr<const PtyIndex> ptys;
+  mutable std::shared_ptr<const std::map<ino_t, TcpConnection>> tcp_connections;
 
   /// The tables must outlive this and stay as they are. Those of several processes have `shares` across them filled in
   /// (find_shared_descriptions).
@@ -78,6 +80,8 @@ struct CaptureContext {
   std::shared_ptr<const QueuedDescriptors> queued;
   /// CKPT_NO_SOCKETS: a socket whose other end is outside the image is captured as if that end were closed.
   bool no_sockets = false;
+  /// The rule that drops what the peers of TCP connections send until the resume (peer_hold.h); empty for none.
+  std::string peer_hold;
   /// CKPT_NO_PGRP_TTYS: a terminal outside the image is captured as hung up.
   bool no_pgrp_ttys = false;
   /// Where what cannot be checkpointed is noted, so that the rest is looked at too; null: it is thrown.
@@ -166,6 +170,8 @@ struct RestoreContext {
   /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
   /// May not throw.
   std::vector<std::function<void()>>* undo = nullptr;
+  /// What sets going what others see, run when nothing else is likely to fail, just before the processes run.
+  std::vector<std::function<void()>>* last = nullptr;
 
   bool has_process(pid_t other) const { return other == pid || (pids != nullptr && pids->contains(other)); }
   /// Whether the image has a thread of this id, in any of its processes.

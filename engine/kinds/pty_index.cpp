@@ -1,6 +1,5 @@
 #include "engine/kinds/pty_index.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 #include <charconv>
 
 #include "engine/base/error.h"
+#include "engine/kinds/open_links.h"
 
 namespace ckpt {
 
@@ -83,20 +83,11 @@ PtyIndex::PtyIndex(const CaptureContext& ctx) : inside_(ctx.tree->pids) {
 
 void PtyIndex::look_at_others() const {
   outside_.emplace();
-  const std::unique_ptr<DIR, int (*)(DIR*)> proc(::opendir("/proc"), ::closedir);
-  while (const dirent* entry = proc ? ::readdir(proc.get()) : nullptr) {
-    const auto pid = parse_u64(entry->d_name);
-    if (!pid || inside_.contains(static_cast<pid_t>(*pid))) continue;
-    const std::string process = fmt::format("/proc/{}", *pid), dir = process + "/fd";
-    const std::unique_ptr<DIR, int (*)(DIR*)> fds(::opendir(dir.c_str()), ::closedir);
-    while (const dirent* fd = fds ? ::readdir(fds.get()) : nullptr) {
-      char target[64];
-      const ssize_t n = ::readlinkat(::dirfd(fds.get()), fd->d_name, target, sizeof target);
-      if (n <= 0) continue;
-      const auto index = index_of_link(process, fd->d_name, {target, static_cast<size_t>(n)});
-      if (index && masters_.contains(*index)) outside_->emplace(*index, static_cast<pid_t>(*pid));
-    }
-  }
+  for_each_open_link([this](pid_t pid) { return inside_.contains(pid); },
+                     [this](pid_t pid, const char* name, std::string_view target) {
+                       const auto index = index_of_link(fmt::format("/proc/{}", pid), name, target);
+                       if (index && masters_.contains(*index)) outside_->emplace(*index, pid);
+                     });
 }
 
 pid_t PtyIndex::outside_holder(unsigned index) const {

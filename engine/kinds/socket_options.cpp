@@ -188,11 +188,15 @@ void capture_socket_options(int fd, Record& out) {
   if (value_of<int>(fd, SO_LOCK_FILTER).value_or(0) != 0) out.add("filter_locked", 1);
 }
 
-void restore_socket_options(int fd, const Record& record) {
+void restore_socket_buffers(int fd, const Record& record) {
   const bool sndbuf_locked = restore_buffer(fd, record, "sndbuf", SO_SNDBUF, SO_SNDBUFFORCE);
   const bool rcvbuf_locked = restore_buffer(fd, record, "rcvbuf", SO_RCVBUF, SO_RCVBUFFORCE);
   set_option(fd, kBufLock, (sndbuf_locked ? kSndbufLocked : 0) | (rcvbuf_locked ? kRcvbufLocked : 0), record.where(),
              "BUF_LOCK");
+}
+
+void restore_socket_options(int fd, const Record& record) {
+  restore_socket_buffers(fd, record);
   for (const std::string& text : record.all("option")) {
     const auto words = split_words(text);
     const int number = words.size() == 2 ? option_number(words[0]) : -1;

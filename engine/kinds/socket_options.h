@@ -20,7 +20,9 @@ std::optional<std::string> refuse_socket_options(int fd);
 void capture_socket_options(int fd, Record& out);
 /// Sets them again, with the rights of the calling thread (AsCaller). Throws Error; EINVAL for a malformed one.
 void restore_socket_options(int fd, const Record& record);
-/// Room for `bytes` of content while it is put back; restore_socket_options() sets the true sizes afterwards.
+/// The sizes of its buffers alone, for after content has been put into them.
+void restore_socket_buffers(int fd, const Record& record);
+/// Room for `bytes` of content while it is put back; restore_socket_options() or restore_socket_buffers() set the true sizes afterwards.
 void widen_socket_buffers(int fd, size_t bytes);
 
 /// An integer option; nothing where this kernel or this kind of socket does not have it.

@@ -17,6 +17,10 @@
 namespace ckpt {
 namespace {
 
+/// Pages that one madvise(2) may drop and have copied before, while every other fault waits. Beyond that the snapshot is
+/// lost, and taken in another way.
+constexpr size_t kMostSavedAtOnce = (96 << 20) / kPageSize;
+
 /// Calls `visit` with number and arguments of the system call in which each thread waits (/proc/TID/syscall).
 void each_waiting_call(pid_t pid, const std::function<void(const std::array<uint64_t, 7>&)>& visit) {
   const std::string tasks = fmt::format("/proc/{}/task", pid);
@@ -140,10 +144,13 @@ void FaultHandler::before_expected_event() {
 void FaultHandler::save_range(Range range) {
   const PieceKeeper keeper = shared_.keeper();
   const std::lock_guard table(shared_.table_mutex);
+  size_t room = kMostSavedAtOnce;
   for (Piece* piece : shared_.table.overlapping(range)) {
     const std::lock_guard lock(piece->mutex);
     const size_t first = piece->index(std::max(range.start, piece->range.start));
     const size_t last = piece->index(std::min(range.end, piece->range.end));
+    if (last - first > room) return;
+    room -= last - first;
     // Where this does not succeed, on_removal() finds pages that are not taken.
     if (keeper.save_before_removal(*piece, first, last) != Outcome::done) return;
   }

@@ -18,7 +18,8 @@ class CpuWatch {
   bool a_cpu_is_free() const;
 
  private:
-  clockid_t clock_;
+  clockid_t clock_ = CLOCK_PROCESS_CPUTIME_ID;
+  const bool known_;
   const std::chrono::steady_clock::time_point since_;
   std::chrono::nanoseconds used_before_;
 };

@@ -7,6 +7,8 @@
 
 #include <filesystem>
 
+#include "engine/store/flush_env.h"
+#include "engine/store/info_log.h"
 #include "engine/store/recovery.h"
 
 namespace ckpt {
@@ -30,15 +32,15 @@ rocksdb::ColumnFamilyOptions table_options(const std::shared_ptr<rocksdb::Cache>
   return cf;
 }
 
-rocksdb::DBOptions database_options() {
+rocksdb::DBOptions database_options(const std::string& dir) {
   rocksdb::DBOptions db;
   // Compaction is in no hurry; a process that is being checkpointed may be.
   db.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW);
   db.create_if_missing = true;
   db.create_missing_column_families = true;
   db.info_log_level = rocksdb::WARN_LEVEL;
-  db.keep_log_file_num = 2;
-  db.max_log_file_size = 1 << 20;
+  db.info_log = open_info_log(dir);
+  db.env = &FlushEnv::get();
   db.stats_dump_period_sec = 0;
   db.stats_persist_period_sec = 0;
   db.bytes_per_sync = 1 << 20;
@@ -119,7 +121,7 @@ Database::Database(const std::string& dir) : dir_(dir), recovery_(std::make_shar
   check_version(dir);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  rocksdb::DBOptions options = database_options();
+  rocksdb::DBOptions options = database_options(dir);
   options.listeners.push_back(recovery_);
   const rocksdb::Status status = rocksdb::DB::Open(options, dir, column_families(), &handles, &db);
   if (!status.ok()) fail_open(status, dir);
@@ -133,6 +135,7 @@ Database::Database(const std::string& dir) : dir_(dir), recovery_(std::make_shar
 }
 
 void Database::flush() {
+  const std::shared_lock lock(resume_mutex_);
   rocksdb::FlushOptions options;
   options.allow_write_stall = true;
   check_status(db_->Flush(options, {meta, packs, index, images, files}), "{}", dir_);
@@ -159,10 +162,14 @@ rocksdb::Options Database::pack_file_options() const {
 void Database::write(rocksdb::WriteBatch& batch, bool sync, const std::string& what) {
   rocksdb::WriteOptions options;
   options.sync = sync;
-  rocksdb::Status status = db_->Write(options, &batch);
+  const auto attempt = [&] {
+    const std::shared_lock lock(resume_mutex_);
+    return db_->Write(options, &batch);
+  };
+  rocksdb::Status status = attempt();
   // After a failure, also one of a flush in the background, RocksDB refuses every write until it is told that the
   // cause may be gone (a full disk has room again). The batch may be written twice: it says the same both times.
-  if (!status.ok() && resume()) status = db_->Write(options, &batch);
+  if (!status.ok() && resume()) status = attempt();
   check_status(status, "{}", what);
 }
 

@@ -314,13 +314,11 @@ void PackBuilder::add_to_file(Writer& w, uint64_t pack, std::span<const std::byt
   if (file.bytes + kBlockSize > kFileBytes || file.next == file.first + kFilePacks) hand_over_file(w);
 }
 
-void PackBuilder::finish_file(Writer& w, std::vector<File>& done) {
+void PackBuilder::take_file(Writer& w, std::vector<File>& taken) {
   if (w.pack != kZeroPack) close_pack(w);
   // Closing the pack may have filled the file, and then it is gone already.
   if (!w.file) return;
-  check_status(w.file->writer->Finish(), "{}", w.file->path);
-  w.file->writer.reset();
-  done.push_back(std::move(*w.file));
+  taken.push_back(std::move(*w.file));
   w.file.reset();
 }
 
@@ -328,14 +326,19 @@ void PackBuilder::finish_file(Writer& w, std::vector<File>& done) {
 void PackBuilder::hand_over_file(Writer& w) {
   const std::lock_guard lock(handed_over_mutex_);
   if (handed_over_.valid()) handed_over_.get();
-  handed_over_ = std::async(std::launch::async, [this, file = std::move(*w.file)]() mutable {
-    check_status(file.writer->Finish(), "{}", file.path);
-    file.writer.reset();
-    std::vector<File> files;
-    files.push_back(std::move(file));
-    ingest(std::move(files));
-  });
-  w.file.reset();
+  // Shared, so that it is still the writer's, which removes it at the end, where no thread can be had.
+  const auto file = std::make_shared<std::optional<File>>();
+  file->swap(w.file);
+  try {
+    handed_over_ = std::async(std::launch::async, [this, file] {
+      std::vector<File> files;
+      files.push_back(std::move(**file));
+      ingest(std::move(files));
+    });
+  } catch (...) {
+    file->swap(w.file);
+    throw;
+  }
 }
 
 void PackBuilder::wait_for_handed_over() {
@@ -359,6 +362,23 @@ void PackBuilder::note_pending(const std::vector<File>& files) {
 
 void PackBuilder::ingest(std::vector<File> files) {
   if (files.empty()) return;
+  try {
+    for (File& file : files) {
+      check_status(file.writer->Finish(), "{}", file.path);
+      file.writer.reset();
+    }
+    ingest_finished(files);
+  } catch (...) {
+    for (File& file : files) {
+      file.writer.reset();
+      std::error_code ignored;
+      std::filesystem::remove(file.path, ignored);  // on a full disk its room would be missed
+    }
+    throw;
+  }
+}
+
+void PackBuilder::ingest_finished(const std::vector<File>& files) {
   note_pending(files);
   std::vector<std::string> paths;
   rocksdb::WriteBatch rows;
@@ -404,9 +424,9 @@ std::shared_ptr<const std::string> PackBuilder::pending_pages(uint64_t pack) {
     guarded([&] {
       if (w->pack == pack && w->small) close_pack(*w);
       if (!w->file || pack < w->file->first || pack >= w->file->next) return;
-      std::vector<File> done;
-      finish_file(*w, done);
-      ingest(std::move(done));
+      std::vector<File> taken;
+      take_file(*w, taken);
+      ingest(std::move(taken));
     });
   }
   guarded([&] { wait_for_handed_over(); });
@@ -427,13 +447,13 @@ PackAccess PackBuilder::access() {
 
 void PackBuilder::prepare_commit(rocksdb::WriteBatch& batch) {
   guarded([&] {
-    std::vector<File> done;
+    std::vector<File> taken;
     for (Writer& w : writers_) {
       const std::lock_guard lock(w.mutex);
-      finish_file(w, done);
+      take_file(w, taken);
     }
     wait_for_handed_over();
-    ingest(std::move(done));
+    ingest(std::move(taken));
   });
   for (const auto& [pack, pending] : pending_) {
     PackRow& row = *pending.row;

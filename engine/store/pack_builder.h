@@ -81,10 +81,11 @@ class PackBuilder {
   void close_pack_with(Writer& w, std::string pages);
   void add_to_file(Writer& w, uint64_t pack, std::span<const std::byte> pages, PackRow row);
   bool file_is_full(const Writer& w) const;
-  void finish_file(Writer& w, std::vector<File>& done);
+  void take_file(Writer& w, std::vector<File>& taken);
   void hand_over_file(Writer& w);
   void wait_for_handed_over();
   void ingest(std::vector<File> files);
+  void ingest_finished(const std::vector<File>& files);
   void note_pending(const std::vector<File>& files);
   void forget_pending(const Finished& pack);
   std::shared_ptr<const std::string> pending_pages(uint64_t pack);

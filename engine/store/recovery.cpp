@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "engine/base/fd.h"
+#include "engine/store/flush_env.h"
 
 namespace ckpt {
 
@@ -29,6 +30,14 @@ bool wait_while(std::chrono::seconds limit, auto&& condition) {
   return true;
 }
 
+// Or of a file for which there was none before. RocksDB takes it for fatal, and refuses to resume, where it was to begin
+// a new log.
+bool is_want_of_room(const rocksdb::Status& status) {
+  if (status.IsNoSpace()) return true;
+  const std::string text = status.ToString();
+  return status.IsIOError() && (text.find("Seen error") != text.npos || text.find("previous error") != text.npos);
+}
+
 }  // namespace
 
 void Recovery::watch(DB* db, std::vector<rocksdb::ColumnFamilyHandle*> families) {
@@ -46,16 +55,25 @@ bool Recovery::any_family_has(const std::string& property) {
   return false;
 }
 
-// Called before the database stops, without its mutex, by the thread that met the error: of a write, which holds back
-// all others, or of the flushes, of which there is one.
-void Recovery::OnBackgroundError(BackgroundErrorReason reason, rocksdb::Status*) {
-  const bool in_flush = reason != BackgroundErrorReason::kWriteCallback && reason != BackgroundErrorReason::kMemTable &&
-                        reason != BackgroundErrorReason::kCompaction;
-  if (in_flush) {
-    flush_failed_ = true;  // it is no longer on its way, and no other will be
+// Handed out and not begun, or waiting for its turn behind one that runs. Where none is handed out, those that are pending
+// wait for a resume.
+bool Recovery::flush_is_on_its_way() {
+  if (FlushEnv::get().handed_out() == 0) return false;
+  if (!any_family_has(DB::Properties::kNumRunningFlushes)) return true;
+  return !flush_failed_ && any_family_has(DB::Properties::kMemTableFlushPending);
+}
+
+// Called before the database stops, without its mutex, by the thread that met the error: of a write or an ingestion, which
+// hold back all others, of a compaction, or of the flushes, of which there is one.
+void Recovery::OnBackgroundError(BackgroundErrorReason, rocksdb::Status* error) {
+  if (error->severity() > rocksdb::Status::kHardError && is_want_of_room(*error)) {
+    *error = rocksdb::Status(*error, rocksdb::Status::kHardError);
+  }
+  if (FlushEnv::in_flush()) {
+    flush_failed_ = true;  // it stays pending without being on its way, and no other will be
     return;
   }
-  wait_while(kPickLimit, [this] { return !flush_failed_ && any_family_has(DB::Properties::kMemTableFlushPending); });
+  wait_while(kPickLimit, [this] { return flush_is_on_its_way(); });
 }
 
 // Whether a file as large as all that would be written now can be made: where a quota or a limit is what was met, only
@@ -76,9 +94,25 @@ bool Recovery::has_room() {
 
 bool Recovery::resume() {
   if (!wait_while(kFlushLimit, [this] { return any_family_has(DB::Properties::kNumRunningFlushes); })) return false;
-  if (!has_room() || !db_->Resume().ok()) return false;
+  if (!has_room()) return false;
+  const uint64_t log = log_number();
+  if (!db_->Resume().ok()) return false;
+  if (log_number() == log && !change_log()) return false;
   flush_failed_ = false;
   return true;
+}
+
+uint64_t Recovery::log_number() {
+  std::unique_ptr<rocksdb::LogFile> log;
+  return db_->GetCurrentWalFile(&log).ok() ? log->LogNumber() : 0;
+}
+
+// Resume() changes the log with a memtable: with all of them empty the database goes on in the log of which a write has
+// failed, and aborts on an assertion at the next one (WritableFileWriter::Append).
+bool Recovery::change_log() {
+  rocksdb::WriteOptions not_in_log;
+  not_in_log.disableWAL = true;
+  return db_->Delete(not_in_log, families_[0], "nothing of this name").ok() && db_->Resume().ok();
 }
 
 }  // namespace ckpt

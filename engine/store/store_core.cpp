@@ -124,6 +124,7 @@ void StoreCore::compact_packs() {
   uint64_t files = 0;
   if (!db->GetIntProperty(db.packs, rocksdb::DB::Properties::kTotalSstFilesSize, &files)) return;
   if (files <= index.size() * kPageSize * 5 / 4) return;
+  db.flush();  // a compaction asks for it itself otherwise, perhaps in the middle of a resume (recovery.h)
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   options.canceled = &stop_compaction;

@@ -63,29 +63,31 @@ std::map<std::string, std::string> states() {
   return all;
 }
 
-/// The sources of all unit tests: what cannot be brought about on any machine is refused there.
-std::string unit_tests() {
+/// The sources of all tests, for what cannot be brought about on any machine, or is no state of a program.
+std::string test_sources() {
   std::string all;
-  for (const auto& entry : std::filesystem::directory_iterator(CKPT_SOURCE_DIR "/tests/unit")) all += read_file(entry.path());
+  for (const char* directory : {CKPT_SOURCE_DIR "/tests/unit", CKPT_SOURCE_DIR "/tests/e2e"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) all += read_file(entry.path());
+  }
   return all;
 }
 
-/// "Suite.Name", of a unit test.
-bool is_unit_test(const std::string& name, const std::string& sources) {
+/// "Suite.Name", of another test.
+bool is_test(const std::string& name, const std::string& sources) {
   const size_t dot = name.find('.');
   if (dot == std::string::npos) return false;
-  return std::regex_search(sources, std::regex("TEST(_F)?\\(" + name.substr(0, dot) + ", " + name.substr(dot + 1) + "\\)"));
+  return std::regex_search(sources, std::regex("TEST(_F|_P)?\\(" + name.substr(0, dot) + ", " + name.substr(dot + 1) + "\\)"));
 }
 
 TEST(SupportTable, every_row_is_shown) {
   const std::vector<std::string> programs = words(CKPT_PROGRAMS);
   const auto refused = states();
-  const std::string sources = unit_tests();
+  const std::string sources = test_sources();
   ASSERT_FALSE(rows().empty()) << "README.md has no table of kinds and states";
   for (const Row& row : rows()) {
     EXPECT_FALSE(row.shown_by.empty()) << row.what << ": nothing shows it";
     for (const std::string& name : row.shown_by) {
-      if (is_unit_test(name, sources)) continue;
+      if (is_test(name, sources)) continue;
       if (row.today == "supported") {
         EXPECT_TRUE(std::ranges::find(programs, name) != programs.end()) << row.what << ": there is no program " << name;
         continue;

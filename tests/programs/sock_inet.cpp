@@ -1,66 +1,15 @@
 // Internet sockets without a connection: UDP, bound, connected and wild, UDP-lite; TCP that listens, that is bound, that is
 // new; IPv4 and IPv6; their options and owners.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
-
-#include "selfcheck.h"
+#include "inet.h"
 
 namespace {
 
-sockaddr_in loopback(in_port_t port = 0) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = port;
-  return address;
-}
+void set(int fd, int level, int option, int value) { set_int_option(fd, option, value, level); }
 
-template <typename T>
-T address_of(int fd, int (*ask)(int, sockaddr*, socklen_t*) noexcept) {
-  T address = {};
-  socklen_t size = sizeof address;
-  must(ask(fd, reinterpret_cast<sockaddr*>(&address), &size), "the address of a socket");
-  return address;
-}
-
-template <typename T>
-void bind_to(int fd, const T& address) {
-  must(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), "bind");
-}
-
-template <typename T>
-void connect_to(int fd, const T& address) {
-  must(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), "connect");
-}
-
-void set(int fd, int level, int option, int value) {
-  must(setsockopt(fd, level, option, &value, sizeof value), "setsockopt");
-}
-
-int get(int fd, int level, int option) {
-  int value = -1;
-  socklen_t size = sizeof value;
-  must(getsockopt(fd, level, option, &value, &size), "getsockopt");
-  return value;
-}
+int get(int fd, int level, int option) { return int_option(fd, option, level); }
 
 void require_option(int fd, int level, int option, int value, const char* what) {
   REQUIRE(get(fd, level, option) == value, "%s is %d, not %d", what, get(fd, level, option), value);
-}
-
-void require_text(int fd, const char* text, const char* what) {
-  pollfd state = {fd, POLLIN, 0};
-  poll(&state, 1, 20'000);
-  char got[100] = {};
-  const ssize_t n = recv(fd, got, sizeof got - 1, MSG_DONTWAIT);
-  REQUIRE(n == static_cast<ssize_t>(strlen(text)) && strcmp(got, text) == 0, "%s: %zd, %s", what, n, n < 0 ? strerror(errno) : got);
-}
-
-void send_text(int fd, const char* text) {
-  REQUIRE(send(fd, text, strlen(text), 0) == static_cast<ssize_t>(strlen(text)), "send: %s", strerror(errno));
 }
 
 int make(int domain, int type, int protocol = 0) { return must(socket(domain, type, protocol), "socket"); }
@@ -122,11 +71,11 @@ int main(int argc, char** argv) {
   REQUIRE(address_of<sockaddr_in>(other, getsockname).sin_port == other_port, "the connected one's port has changed");
   REQUIRE((fcntl(other, F_GETFL) & O_NONBLOCK) != 0 && fcntl(other, F_GETFD) == FD_CLOEXEC, "flags");
   send_text(other, "to the bound one");
-  require_text(bound, "to the bound one", "the bound one");
+  await_text(bound, "to the bound one", "the bound one");
   REQUIRE(address_of<sockaddr_in>(wild, getsockname).sin_port == wild_port, "the wild one's port has changed");
   const sockaddr_in to_wild = loopback(wild_port);
   REQUIRE(sendto(bound, "wild", 4, 0, reinterpret_cast<const sockaddr*>(&to_wild), sizeof to_wild) == 4, "sendto: %s", strerror(errno));
-  require_text(wild, "wild", "the wild one");
+  await_text(wild, "wild", "the wild one");
   if (lite >= 0) require_option(lite, IPPROTO_UDPLITE, 10, 12, "UDPLITE_SEND_CSCOV");
 
   REQUIRE(address_of<sockaddr_in>(listening, getsockname).sin_port == tcp_port, "the listening one's port has changed");
@@ -135,17 +84,13 @@ int main(int argc, char** argv) {
   require_option(listening, SOL_SOCKET, SO_REUSEADDR, 0, "SO_REUSEADDR of TCP");
   require_option(listening, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY");
   require_option(listening, IPPROTO_TCP, TCP_KEEPIDLE, 77, "TCP_KEEPIDLE");
-  tcp_info info = {};
-  socklen_t length = sizeof info;
-  must(getsockopt(listening, IPPROTO_TCP, TCP_INFO, &info, &length), "TCP_INFO");
-  REQUIRE(info.tcpi_sacked == 3, "the backlog is %u", info.tcpi_sacked);
+  REQUIRE(tcp_info_of(listening).tcpi_sacked == 3, "the backlog is %u", tcp_info_of(listening).tcpi_sacked);
   require_option(fresh, IPPROTO_TCP, TCP_USER_TIMEOUT, 5000, "TCP_USER_TIMEOUT");
   connect_to(fresh, loopback(tcp_port));
-  pollfd waits = {listening, POLLIN, 0};
-  poll(&waits, 1, 20'000);
+  wait_readable(listening);
   const int accepted = must(accept(listening, nullptr, nullptr), "accept");
   send_text(fresh, "over TCP");
-  require_text(accepted, "over TCP", "the accepted one");
+  await_text(accepted, "over TCP", "the accepted one");
   REQUIRE(address_of<sockaddr_in>(idle, getsockname).sin_port == idle_port, "the idle one's port has changed");
   connect_to(idle, loopback(tcp_port));
   if (has_six) {

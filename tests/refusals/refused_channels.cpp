@@ -5,6 +5,7 @@
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -115,6 +116,44 @@ Words udp_multicast() {
   return {of_fd(fd), "that has joined a multicast group"};
 }
 
+/// A listening socket; its backlog has room for one more than it says.
+int listen_loopback(sockaddr_in& address) {
+  const int fd = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+  address = bind_loopback(fd);
+  must(listen(fd, 0), "listen");
+  return fd;
+}
+
+int connect_loopback(const sockaddr_in& address, int flags = 0) {
+  const int fd = must(socket(AF_INET, SOCK_STREAM | flags, 0), "socket");
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 && errno != EINPROGRESS) must(-1, "connect");
+  return fd;
+}
+
+Words tcp_pending() {
+  sockaddr_in address;
+  const int fd = listen_loopback(address);
+  connect_loopback(address);
+  return {of_fd(fd), "with connections that are not accepted yet"};
+}
+
+Words tcp_connecting() {
+  sockaddr_in address;
+  listen_loopback(address);
+  connect_loopback(address);
+  return {of_fd(connect_loopback(address, SOCK_NONBLOCK)), "with a connection that is being made"};
+}
+
+Words tcp_urgent() {
+  sockaddr_in address;
+  const int fd = listen_loopback(address), client = connect_loopback(address);
+  const int accepted = must(accept(fd, nullptr, nullptr), "accept");
+  must(send(client, "!", 1, MSG_OOB), "send");
+  pollfd state = {accepted, POLLPRI, 0};
+  must(poll(&state, 1, 20'000), "poll");
+  return {of_fd(accepted), "with urgent data"};
+}
+
 Words other_socket(int domain, int type, int protocol) {
   const int fd = socket(domain, type, protocol);
   return fd < 0 ? Words{} : Words{of_fd(fd), "cannot be checkpointed"};
@@ -122,6 +161,7 @@ Words other_socket(int domain, int type, int protocol) {
 
 Words netlink() { return other_socket(AF_NETLINK, SOCK_RAW, 0); }
 Words packet() { return other_socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)); }
+Words raw() { return other_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP); }
 Words vsock() { return other_socket(AF_VSOCK, SOCK_STREAM, 0); }
 
 int pty_master() {
@@ -169,7 +209,11 @@ const std::vector<RefusedState>& refused_channels() {
       {"unix_urgent", unix_urgent},
       {"udp_unread", udp_unread, "no_sockets"},
       {"udp_multicast", udp_multicast},
+      {"tcp_pending", tcp_pending, "no_sockets"},
+      {"tcp_connecting", tcp_connecting, "no_sockets"},
+      {"tcp_urgent", tcp_urgent, "no_sockets"},
       {"netlink", netlink},
+      {"raw", raw},
       {"packet", packet},
       {"vsock", vsock},
       {"pty_outside", pty_outside},

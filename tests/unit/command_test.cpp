@@ -113,6 +113,8 @@ TEST(Command, Verbs) {
   EXPECT_EQ(std::get<RestoreCommand>(parse_command("restore 12@3")).name, "12@3");
   EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12")).stopped);
   EXPECT_TRUE(std::get<RestoreCommand>(parse_command("restore 12 stopped")).stopped);
+  const auto copy = std::get<RestoreCommand>(parse_command("restore 12 pidns"));
+  EXPECT_TRUE(copy.pidns && !copy.stopped);
   EXPECT_EQ(std::get<DeleteCommand>(parse_command("delete label")).name, "label");
 }
 

@@ -1,11 +1,9 @@
 // A process that commits, renames, deletes and collects is killed at random instants; what it had been told to be
-// done must be there afterwards, whole, and nothing else. And a store on a disk that is full.
+// done must be there afterwards, whole, and nothing else.
 //
 // RocksDB's threads do not come along through fork(2), so the process that forks never opens a store. GoogleTest runs
 // suites called ...DeathTest first, before others do.
 #include <poll.h>
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -161,64 +159,6 @@ TEST(CrashDeathTest, AtAnyInstantLeavesWholeImagesOnly) {
     ASSERT_LT(verdict, 2);
     if (verdict == 1) state = next;
   }
-  std::filesystem::remove_all(dir);
-}
-
-// ---- a full disk ------------------------------------------------------------------------------------------------
-
-int save_error(Store& store, const std::string& name, size_t blocks, uint64_t seed) {
-  return error_of([&] {
-    const auto b = store.begin_image("test");
-    add_file(*b, "data", noise(blocks * kBlockSize, seed));
-    b->write_manifest(header(1));
-    b->commit(name);
-  });
-}
-
-// In a mount namespace of its own, so that nothing is left of the small filesystem. Returns the line that went wrong.
-int fill_disk(const std::filesystem::path& dir) {
-  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      mount("tmpfs", dir.c_str(), "tmpfs", 0, "size=64m") != 0) {
-    return __LINE__;
-  }
-  const auto store = open_rocksdb_store(dir / "store");
-  if (save_error(*store, "first", 5, 1) != 0) return __LINE__;
-  if (save_error(*store, "large", 100, 2) != ENOSPC) return __LINE__;
-  if (store->images().size() != 1) return __LINE__;
-  if (save_error(*store, "large", 20, 3) != 0) return __LINE__;   // the rest of the failed one is gone
-  // Small ones, through the log.
-  int err = 0;
-  for (uint64_t i = 0; err == 0 && i < 100; ++i) err = save_error(*store, fmt::format("s{}", i), 4, 10 + i);
-  if (err != ENOSPC) return __LINE__;
-  const size_t images = store->images().size();
-  if (images < 3) return __LINE__;
-  // Room again, as an administrator would make it.
-  if (mount("tmpfs", dir.c_str(), "tmpfs", MS_REMOUNT, "size=256m") != 0) return __LINE__;
-  if (save_error(*store, "small", 1, 5) != 0) return __LINE__;
-  if (save_error(*store, "after", 20, 4) != 0) return __LINE__;
-  if (store->images().size() != images + 2) return __LINE__;
-  if (store->open_image("first")->read("data") != text(noise(5 * kBlockSize, 1))) return __LINE__;
-  if (!store->check(Store::CheckLevel::full).damage.empty()) return __LINE__;
-  return 0;
-}
-
-TEST(FullDiskDeathTest, IsReportedAndOvercome) {
-  if (geteuid() != 0) GTEST_SKIP() << "mounting a small filesystem needs root";
-  std::string name = std::filesystem::temp_directory_path() / "ckpt-full-XXXXXX";
-  const std::filesystem::path dir = mkdtemp(name.data());
-  int result[2];
-  ASSERT_EQ(pipe(result), 0);
-  const pid_t child = in_child([&] {
-    const int line = fill_disk(dir);
-    write_all(result[1], {reinterpret_cast<const char*>(&line), sizeof line}, "pipe");
-    _exit(0);
-  });
-  close(result[1]);
-  const UniqueFd answer(result[0]);
-  int line = -1;
-  EXPECT_EQ(read(answer.get(), &line, sizeof line), static_cast<ssize_t>(sizeof line));
-  EXPECT_EQ(line, 0) << "the line that went wrong";
-  EXPECT_EQ(wait_for(child), 0);
   std::filesystem::remove_all(dir);
 }
 

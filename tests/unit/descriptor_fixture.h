@@ -95,6 +95,7 @@ class DescriptorTest : public ::testing::Test {
     ctx.caller = caller_;
     ctx.objects = &restored_objects_;
     ctx.undo = &undo_;
+    ctx.last = &last_;
     ctx.give = [](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3000); };
     return ctx;
   }
@@ -114,6 +115,8 @@ class DescriptorTest : public ::testing::Test {
     }
     fds.files.clear();
     finish_descriptors(ctx, fds, remote_);
+    for (const auto& work : last_) work();
+    last_.clear();
   }
 
   void round_trip(const std::set<int>& wanted) {
@@ -124,6 +127,7 @@ class DescriptorTest : public ::testing::Test {
 
   /// errno and sentence of a restore that must fail.
   Error restore_error() {
+    last_.clear();
     try {
       restored_objects_.clear();
       RestoredFds fds = restore_descriptors(restore_context(), {});
@@ -156,7 +160,7 @@ class DescriptorTest : public ::testing::Test {
   UniqueFd proc_dir_, pid_fd_;
   std::map<std::string, std::string> captured_objects_;
   std::map<std::string, UniqueFd> restored_objects_;
-  std::vector<std::function<void()>> later_, undo_;
+  std::vector<std::function<void()>> later_, undo_, last_;
   bool no_sockets_ = false, no_pgrp_ttys_ = false;
 };
 

@@ -45,13 +45,13 @@ class InetSocketTest : public DescriptorTest {
   }
 };
 
-TEST_F(InetSocketTest, ConnectionsAreRefusedAndLostWhereThatIsAllowed) {
+TEST_F(InetSocketTest, ConnectionsAreLostWhereThatIsAllowed) {
   const int listening = bound(SOCK_STREAM);
   ASSERT_EQ(listen(listening, 5), 0);
   const int client = connected_to(listening, SOCK_STREAM);
-  expect_refusal(client, "a TCP socket (socket:[");
-  expect_refusal(client, "connected to 127.0.0.1 " + std::to_string(ntohs(port_of(listening))) + ") with a connection");
+  EXPECT_EQ(refusal({client}), "");
   wait_readable(listening);
+  expect_refusal(listening, "a TCP socket (socket:[");
   expect_refusal(listening, "with connections that are not accepted yet");
   no_sockets_ = true;
   capture({listening, client});
@@ -67,6 +67,59 @@ TEST_F(InetSocketTest, ConnectionsAreRefusedAndLostWhereThatIsAllowed) {
   EXPECT_EQ(poll(&state, 1, 0), 0);
   close(client);
   close(listening);
+}
+
+TEST_F(InetSocketTest, WhatCannotBeKeptOfAConnectionRefuses) {
+  const int listening = bound(SOCK_STREAM);
+  ASSERT_EQ(listen(listening, 1), 0);
+  const int client = connected_to(listening, SOCK_STREAM), server = accept(listening, nullptr, nullptr);
+  EXPECT_EQ(refusal({client, server}), "");
+  ASSERT_EQ(send(client, "!", 1, MSG_OOB), 1);
+  pollfd urgent = {server, POLLPRI, 0};
+  EXPECT_EQ(poll(&urgent, 1, 20'000), 1);
+  const std::string port = std::to_string(ntohs(port_of(client)));
+  expect_refusal(server, "connected to 127.0.0.1 " + port + ") with urgent data cannot be checkpointed");
+  const linger at_once = {1, 0};
+  setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  close(client);  // by a reset
+  pollfd reset = {server, POLLERR, 0};
+  EXPECT_EQ(poll(&reset, 1, 20'000), 1);
+  expect_refusal(server, "with an error that is not read yet");
+  // The backlog has room for two.
+  const int first = connected_to(listening, SOCK_STREAM), second = connected_to(listening, SOCK_STREAM);
+  const int third = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  const sockaddr_in address = loopback(port_of(listening));
+  EXPECT_EQ(connect(third, reinterpret_cast<const sockaddr*>(&address), sizeof address), -1);
+  expect_refusal(third, "with a connection that is being made");
+  for (const int fd : {server, first, second, third, listening}) close(fd);
+}
+
+TEST_F(InetSocketTest, ForgedConnectionsAreRefused) {
+  const int listening = bound(SOCK_STREAM);
+  ASSERT_EQ(listen(listening, 1), 0);
+  const int client = connected_to(listening, SOCK_STREAM), server = accept(listening, nullptr, nullptr);
+  ASSERT_EQ(send(server, "here", 4, 0), 4);
+  wait_readable(client);
+  capture({client});
+  const std::string object = record(client).substr(record(client).find("inet-"));
+  const std::string path = "objects/" + object.substr(0, object.find('\n')), good = image_.content(path);
+  EXPECT_EQ(image_.content(path + ".received"), "here");
+  const auto refused = [&](std::string_view from, std::string_view to) {
+    image_.content(path) = good;
+    image_.replace(path, from, to);
+    EXPECT_EQ(restore_error().err(), EINVAL) << from << " -> " << to;
+  };
+  refused("sequence ", "sequence 4294967296 ");
+  refused("window ", "unsent 1\nwindow ");
+  refused("window ", "fin never\nwindow ");
+  refused("segment ", "segment 65536\nsegment ");
+  refused("scale ", "scale 15 1\nscale ");
+  refused("window ", "held filter\nwindow ");
+  refused("window ", "window 1 ");
+  // In use: as long as the connection lives.
+  image_.content(path) = good;
+  EXPECT_EQ(restore_error().err(), EADDRNOTAVAIL);
+  for (const int fd : {client, server, listening}) close(fd);
 }
 
 TEST_F(InetSocketTest, WhatIsNotReadYetRefuses) {

@@ -1,0 +1,16 @@
+// What all processes of this host have open, as far as we may look.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string_view>
+
+namespace ckpt {
+
+/// Calls `visit` for every descriptor: its process, the name of its link in /proc/PID/fd, and the text of the link. Those of
+/// processes for which `skip` is true are left out.
+void for_each_open_link(const std::function<bool(pid_t)>& skip,
+                        const std::function<void(pid_t, const char* name, std::string_view target)>& visit);
+
+}  // namespace ckpt
