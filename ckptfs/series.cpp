@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "engine/base/error.h"
 #include "engine/base/record.h"
@@ -111,24 +112,36 @@ bool Series::take_one() {
 
 void Series::note(const CheckpointResult& result) {
   ++taken_;
-  try {
-    const ImageInfo info = catalog_.store().open_image(result.name)->info();
-    images_.push_back({info.id, info.header.time_ns});
-  } catch (const Error& error) {
-    if (error.err() != ENOENT) throw;  // somebody has renamed it already: it is not ours any more
+  if (!rule_.keep.keeps_all()) images_.push_back({result.image_id, result.time_ns, {}});
+}
+
+void Series::learn_names() {
+  const std::string prefix = base_name() + '@';
+  std::map<uint64_t, std::string> names;
+  for (ImageInfo& info : catalog_.store().images()) {
+    // With any other name somebody wants to keep it.
+    if (info.name.starts_with(prefix) && parse_u64(std::string_view(info.name).substr(prefix.size()))) {
+      names.emplace(info.id, std::move(info.name));
+    }
+  }
+  for (Image& image : images_) {
+    if (const auto found = names.find(image.id); found != names.end()) image.name = std::move(found->second);
   }
 }
 
-std::map<uint64_t, std::string> Series::own_names() const {
-  const std::string base = base_name();
-  std::map<uint64_t, std::string> names;
-  for (const ImageInfo& info : catalog_.store().images()) {
-    // "NAME" or "NAME@K"; with any other name somebody wants to keep it.
-    const bool counted = info.name.starts_with(base + '@') &&
-                         parse_u64(std::string_view(info.name).substr(base.size() + 1)).has_value();
-    if (info.name == base || counted) names.emplace(info.id, info.name);
+bool Series::remove(const Image& image) {
+  if (!catalog_.uses().claim(image.id)) return false;
+  try {
+    catalog_.store().delete_image(image.name, image.id);
+    catalog_.changed();
+    catalog_.forget_name(image.name);
+  } catch (const Error& error) {
+    catalog_.uses().release(image.id);
+    if (error.err() == ENOENT) return true;   // somebody has deleted it, or has given it another name to keep it
+    throw;
   }
-  return names;
+  catalog_.uses().release(image.id);
+  return true;
 }
 
 void Series::thin_out() {
@@ -137,18 +150,11 @@ void Series::thin_out() {
   std::vector<uint64_t> times;
   for (const Image& image : images_) times.push_back(image.time_ns);
   const std::vector<size_t> goes = rule_.keep.superfluous(times);
-  if (goes.empty()) return;
-  const std::map<uint64_t, std::string> names = own_names();
+  if (std::ranges::any_of(goes, [this](size_t i) { return images_[i].name.empty(); })) learn_names();
   for (size_t i = goes.size(); i-- > 0;) {
-    const uint64_t id = images_[goes[i]].id;
-    images_.erase(images_.begin() + static_cast<ptrdiff_t>(goes[i]));
-    try {
-      if (const auto own = names.find(id); own != names.end()) catalog_.store().delete_image(own->second, id);
-    } catch (const Error& error) {
-      if (error.err() != ENOENT) throw;  // somebody has deleted or renamed it just now
-    }
+    const auto image = images_.begin() + static_cast<ptrdiff_t>(goes[i]);
+    if (image->name.empty() || remove(*image)) images_.erase(image);
   }
-  catalog_.changed();
 }
 
 // ---- all of them ----

@@ -47,6 +47,7 @@ class Series {
   struct Image {
     uint64_t id;
     uint64_t time_ns;
+    std::string name;   // NAME@K, once it is known to have that; it keeps it but for a rename by hand
   };
 
   void run() noexcept;
@@ -58,8 +59,9 @@ class Series {
   bool take_one();
   void note(const CheckpointResult& result);
   void thin_out();
-  /// The images that still have a name that this series gave.
-  std::map<uint64_t, std::string> own_names() const;
+  void learn_names();
+  /// False where somebody reads it just now.
+  bool remove(const Image& image);
   std::string base_name() const { return command_.name.empty() ? std::to_string(command_.pid) : command_.name; }
 
   Catalog& catalog_;
@@ -76,7 +78,7 @@ class Series {
   std::atomic<bool> over_ = false;
   std::atomic<uint64_t> taken_ = 0;
   Clock::time_point began_;
-  std::vector<Image> images_;      // ascending
+  std::vector<Image> images_;      // ascending; those that keep= thins out
   std::string last_failure_;
   std::thread thread_;
 };

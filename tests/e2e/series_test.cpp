@@ -1,8 +1,10 @@
 // Series of checkpoints: begun, thinned out, ended by the rule, by hand, with the process and with the mount.
 #include <errno.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -106,6 +108,48 @@ TEST_F(SeriesOfCheckpoints, leaves_an_image_that_somebody_renamed) {
   expect_program_ok();
 }
 
+TEST_F(SeriesOfCheckpoints, leaves_an_image_that_somebody_reads) {
+  ASSERT_NO_FATAL_FAILURE(begin("every=10ms keep=2"));
+  std::string image;
+  int open_file = -1;
+  EXPECT_TRUE(wait_until([&] {
+    for (const std::string& name : images()) {
+      if (!name.starts_with(pid_ + "@")) continue;
+      image = mount_.path("images/" + name);
+      open_file = ::open((image + "/maps").c_str(), O_RDONLY | O_CLOEXEC);
+      if (open_file >= 0) return true;
+    }
+    return false;
+  }));
+  const long then = figure("series_" + pid_);
+  EXPECT_TRUE(wait_until([&] { return figure("series_" + pid_) >= then + 5; }));
+  ::close(open_file);
+  // A copy goes on by name, and what is read last must be there still.
+  const CommandResult copy = run({"cp", "-a", image, scratch_.path() + "/copy"});
+  EXPECT_EQ(copy.status, 0) << copy.output;
+  EXPECT_EQ(mount_.command(pid_ + " every=never").error, 0);
+  EXPECT_TRUE(exists(image));
+  EXPECT_LE(images().size(), 4u);
+  const CommandResult whole = run({CKPT_BIN_DIR "/ckpt", "check", scratch_.path() + "/copy"});
+  EXPECT_EQ(whole.status, 0) << whole.output;
+  expect_program_ok();
+}
+
+TEST_F(SeriesOfCheckpoints, never_deletes_what_another_has_taken) {
+  ASSERT_EQ(mount_.command(pid_).error, 0);
+  ASSERT_NO_FATAL_FAILURE(begin("every=10ms keep=1"));
+  const long then = figure("series_" + pid_);
+  EXPECT_TRUE(wait_until([&] { return figure("series_" + pid_) >= then + 3; }));
+  EXPECT_EQ(mount_.command(pid_).error, 0);
+  EXPECT_TRUE(wait_until([&] { return figure("series_" + pid_) >= then + 6; }));
+  EXPECT_EQ(mount_.command(pid_ + " every=never").error, 0);
+  // Two of ours at the most: one may have been taken when its end came.
+  const auto left = images();
+  EXPECT_TRUE(left.size() == 3 || left.size() == 4) << left.size();
+  EXPECT_TRUE(std::ranges::binary_search(left, pid_ + "@1"));
+  expect_program_ok();
+}
+
 TEST_F(SeriesOfCheckpoints, ends_with_the_process) {
   ASSERT_NO_FATAL_FAILURE(begin("every=10ms keep=2"));
   program_->kill_and_reap();
@@ -160,6 +204,10 @@ class GoingBack : public testing::Test {
     action.sa_flags = SA_RESTART;
     sigaction(SIGCHLD, &action, nullptr);
   }
+  /// By another process: this one could not wait for the end of its child meanwhile.
+  CommandResult replace_by(const std::string& image) const {
+    return run({CKPT_BIN_DIR "/ckpt", "--mount", mount_.path(), "restore", "-o", "replace", image});
+  }
   std::string file() const { return scratch_.path() + "/numbers"; }
   std::vector<long> numbers() const {
     std::ifstream in(file());
@@ -191,24 +239,29 @@ TEST_F(GoingBack, is_refused_while_the_process_runs) {
   const Outcome plain = mount_.command("restore " + pid_);
   EXPECT_EQ(plain.error, EEXIST) << plain.sentence;
   // This test waits for nothing yet.
-  const Outcome unwaited = mount_.command("restore " + pid_ + " replace");
-  EXPECT_EQ(unwaited.error, EBUSY) << unwaited.sentence;
+  const CommandResult unwaited = replace_by(pid_);
+  EXPECT_EQ(unwaited.status, 1);
+  EXPECT_NE(unwaited.output.find("does not wait for its end"), std::string::npos) << unwaited.output;
+  // Nor can it while it gives the command.
+  reap();
+  const Outcome own = mount_.command("restore " + pid_ + " replace");
+  EXPECT_EQ(own.error, EBUSY) << own.sentence;
   ASSERT_TRUE(wait_beyond(numbers().back() + 2));
   EXPECT_EQ(steps_back(), 0);
 }
 
 TEST_F(GoingBack, replaces_the_running_process) {
   reap();
-  const Outcome outcome = mount_.command("restore " + pid_ + " replace");
-  ASSERT_EQ(outcome.error, 0) << outcome.sentence;
-  EXPECT_NE(outcome.sentence.find("what ran before is in images/" + pid_), std::string::npos) << outcome.sentence;
+  const CommandResult outcome = replace_by(pid_);
+  ASSERT_EQ(outcome.status, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("what ran before is in images/" + pid_), std::string::npos) << outcome.output;
   EXPECT_TRUE(wait_until([&] { return steps_back() == 1; }));
   EXPECT_TRUE(program_->running());
   // And forth again, to what ran before.
   const auto so_far = numbers();
   const long newest = *std::ranges::max_element(so_far);
-  const Outcome forth = mount_.command("restore " + pid_ + " replace");
-  ASSERT_EQ(forth.error, 0) << forth.sentence;
+  const CommandResult forth = replace_by(pid_);
+  ASSERT_EQ(forth.status, 0) << forth.output;
   EXPECT_TRUE(wait_beyond(newest));
   program_->resumed();
 }
@@ -220,8 +273,9 @@ TEST_F(GoingBack, leaves_the_running_process_alone_where_the_image_is_no_good) {
   ASSERT_EQ(run({"sh", "-c", "rm \"$1/cwd\" && ln -s /no/such/directory \"$1/cwd\"", "sh", archive}).status, 0);
   ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
   ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
-  const Outcome outcome = mount_.command("restore edited replace");
-  EXPECT_EQ(outcome.error, ENOENT) << outcome.sentence;
+  const CommandResult outcome = replace_by("edited");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.output.find("/no/such/directory"), std::string::npos) << outcome.output;
   ASSERT_TRUE(wait_beyond(numbers().back() + 2));
   EXPECT_EQ(steps_back(), 0);
   EXPECT_FALSE(exists(mount_.path("images/" + pid_ + "@1")));
@@ -235,10 +289,10 @@ TEST_F(GoingBack, resumes_what_ran_before_where_the_last_steps_fail) {
   ASSERT_EQ(run({"sed", "-i", "s/^scheduler .*/scheduler 99 0 0 0 0 0 0/", archive + "/threads/" + pid_}).status, 0);
   ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
   ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
-  const Outcome outcome = mount_.command("restore edited replace");
-  EXPECT_EQ(outcome.error, EINVAL) << outcome.sentence;
-  EXPECT_NE(outcome.sentence.find("what ran before was resumed from images/" + pid_), std::string::npos)
-      << outcome.sentence;
+  const CommandResult outcome = replace_by("edited");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.output.find("what ran before was resumed from images/" + pid_), std::string::npos)
+      << outcome.output;
   ASSERT_TRUE(wait_beyond(numbers().back() + 2));
   EXPECT_EQ(steps_back(), 0);
   program_->resumed();

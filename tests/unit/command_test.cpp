@@ -118,6 +118,14 @@ TEST(Command, Verbs) {
   EXPECT_EQ(std::get<DeleteCommand>(parse_command("delete label")).name, "label");
 }
 
+TEST(Command, RestoreReplacesOrMakesACopy) {
+  EXPECT_TRUE(std::get<RestoreCommand>(parse_command("restore 12 replace")).replace);
+  EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12 pidns")).replace);
+  for (const char* line : {"restore 12 replace pidns", "restore 12 pidns replace", "restore 12 replaced"}) {
+    EXPECT_EQ(refusal(line).err(), EINVAL) << line;
+  }
+}
+
 TEST(Command, CheckIsAboutAProcessOrTheStore) {
   EXPECT_TRUE(std::get<CheckCommand>(parse_command("check full")).full);
   const auto checkpoint = std::get<CheckpointCommand>(parse_command("check 1234 no_sockets exit"));
