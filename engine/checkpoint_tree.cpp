@@ -353,6 +353,7 @@ CheckpointResult TreeCapture::check() {
   CheckpointResult result;
   result.processes = order_.size();
   result.stop_ns = stop_ns_;
+  result.time_ns = time_ns_;
   return result;
 }
 
@@ -414,7 +415,9 @@ CheckpointResult TreeCapture::commit() {
     return result;
   }
   result.name = shared_.options.name.empty() ? std::to_string(shared_.root) : shared_.options.name;
-  result.logical_bytes = shared_.image->commit(result.name)->info().logical_bytes;
+  const auto stored = shared_.image->commit(result.name);
+  result.image_id = stored->info().id;
+  result.logical_bytes = stored->info().logical_bytes;
   return result;
 }
 

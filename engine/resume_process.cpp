@@ -78,6 +78,8 @@ void ProcessResume::open_root() {
   }
   root_ = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);
   ctx_.root_fd = root_.get();
+  // That it is there must be known before anything is started.
+  open_at(AT_FDCWD, shared_.image.read_link(ctx_.prefix + "cwd"), O_PATH | O_DIRECTORY);
 }
 
 void ProcessResume::open_files() {
