@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <utility>
 
 #include "ckptfs/core_source.h"
 #include "ckptfs/daemon.h"
@@ -34,8 +35,9 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
   ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);
   filesystem.commands().use_engine(options.engine);
   filesystem.commands().mounted_at(options.mountpoint);
+  ckpt::UniqueFd signal_device = ckpt::open_signal_device();
   ckpt::Session session(args, options, filesystem);
-  const ckpt::SignalServer signals(filesystem);
+  const ckpt::SignalServer signals(filesystem, std::move(signal_device));
   background.ready();
   return session.serve();
 }

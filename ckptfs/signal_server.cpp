@@ -16,21 +16,6 @@ namespace {
 
 constexpr const char* kDevice = "/dev/ckpt";
 
-UniqueFd open_device() {
-  UniqueFd device(::open(kDevice, O_RDWR | O_NONBLOCK | O_CLOEXEC));
-  if (!device) {
-    // EACCES: a plain user's mount. There is nothing to complain of.
-    if (errno == EBUSY) fuse_log(FUSE_LOG_INFO, "%s: another mount serves the signals\n", kDevice);
-    return {};
-  }
-  const __u32 version = CKPT_DEVICE_VERSION;
-  if (::ioctl(device.get(), CKPT_IOC_VERSION, &version) != 0) {
-    fuse_log(FUSE_LOG_ERR, "%s: the module is of another version; signals do not checkpoint\n", kDevice);
-    return {};
-  }
-  return device;
-}
-
 /// The process's end is the signal's: it is only left stopped here, and ends when the module hears of it.
 Command command_for(const ckpt_request& request) {
   CheckpointCommand command;
@@ -61,8 +46,22 @@ void checkpoint_for(Filesystem& filesystem, const UniqueFd& device, const ckpt_r
 
 }  // namespace
 
-SignalServer::SignalServer(Filesystem& filesystem) : filesystem_(filesystem) {
-  UniqueFd device = open_device();
+UniqueFd open_signal_device() {
+  UniqueFd device(::open(kDevice, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!device) {
+    // EACCES: a plain user's mount. There is nothing to complain of.
+    if (errno == EBUSY) fuse_log(FUSE_LOG_INFO, "%s: another mount serves the signals\n", kDevice);
+    return {};
+  }
+  const __u32 version = CKPT_DEVICE_VERSION;
+  if (::ioctl(device.get(), CKPT_IOC_VERSION, &version) != 0) {
+    fuse_log(FUSE_LOG_ERR, "%s: the module is of another version; signals do not checkpoint\n", kDevice);
+    return {};
+  }
+  return device;
+}
+
+SignalServer::SignalServer(Filesystem& filesystem, UniqueFd device) : filesystem_(filesystem) {
   if (!device) return;
   device_ = std::make_shared<UniqueFd>(std::move(device));
   end_.reset(::eventfd(0, EFD_CLOEXEC));

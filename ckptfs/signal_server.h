@@ -10,11 +10,15 @@ namespace ckpt {
 
 class Filesystem;
 
+/// The device, from when on signals wait for their checkpoint instead of being passed over: to be opened before the mount
+/// can be seen. Invalid where the module is not loaded, another mount serves it or we may not; the log tells, unless there
+/// is no module.
+UniqueFd open_signal_device();
+
 class SignalServer {
  public:
-  /// Starts a thread where the module is loaded, no other mount serves it and we may; else does nothing, and says so in
-  /// the log unless there is no module. `filesystem` must outlive it.
-  explicit SignalServer(Filesystem& filesystem);
+  /// Starts a thread that serves `device`; does nothing where that is invalid. `filesystem` must outlive it.
+  SignalServer(Filesystem& filesystem, UniqueFd device);
   /// Processes that are still waiting go on without an image.
   ~SignalServer();
   SignalServer(const SignalServer&) = delete;

@@ -64,7 +64,9 @@ struct CheckpointOptions {
 };
 
 struct CheckpointResult {
-  std::string name;            ///< of the image; empty where it was delivered
+  std::string name;            ///< of the image; empty where it was delivered, as is the id
+  uint64_t image_id = 0;
+  uint64_t time_ns = 0;        ///< of the image (ManifestHeader)
   bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
   size_t processes = 0;        ///< that were stopped
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
