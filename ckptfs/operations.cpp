@@ -287,6 +287,9 @@ size_t add_entry(fuse_req_t req, char* at, size_t room, const DirEntry& e, off_t
   return used;
 }
 
+/// A reader asks for up to a megabyte at once, and few directories here fill this.
+constexpr size_t kReadDirectory = 32 << 10;
+
 void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info* fi, bool plus) {
   checked_call(req, plus ? "readdirplus" : "readdir", [&] {
     const OpenDirectoryPtr dir_alive = open_directory(fi);
@@ -296,6 +299,7 @@ void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, f
       dir.entries = {{".", ino, S_IFDIR, nullptr}, {"..", kRootIno, S_IFDIR, nullptr}};
       for (DirEntry& entry : node(req, ino)->list(decode(req))) dir.entries.push_back(std::move(entry));
     }
+    size = std::min(size, kReadDirectory);
     std::vector<char> buffer(size);
     size_t used = 0;
     for (auto i = static_cast<size_t>(offset); i < dir.entries.size(); ++i) {
