@@ -7,6 +7,7 @@
 #include "ckptfs/cores_dir.h"
 #include "ckptfs/ctl.h"
 #include "ckptfs/text_node.h"
+#include "engine/process/injected_calls.h"
 
 namespace ckpt {
 
@@ -121,6 +122,7 @@ std::string Filesystem::stats() const {
   line("packs", store.packs);
   line("checkpoints", counters_.checkpoints);
   line("kernel_checkpoints", counters_.kernel_checkpoints);
+  line("injected_calls", injected_calls);
   line("failed_checkpoints", counters_.failed_checkpoints);
   line("resumes", counters_.resumes);
   line("failed_resumes", counters_.failed_resumes);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/image/resume_script.h"
+
 namespace ckpt {
 
 namespace {
@@ -99,7 +101,7 @@ struct stat ImageNode::stat() const {
   if (item.is_directory()) {
     return make_stat(S_IFDIR | 0700, header.uid, header.gid, 0, 2 + tree_->subdirectories(index_), time);
   }
-  const mode_t mode = item.entry->type == EntryType::symlink ? S_IFLNK | 0777 : S_IFREG | 0600;
+  const mode_t mode = item.entry->type == EntryType::symlink ? S_IFLNK | 0777 : S_IFREG | permissions_of(item.entry->path);
   return make_stat(mode, header.uid, header.gid, item.entry->size, 1, time);
 }
 

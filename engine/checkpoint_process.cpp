@@ -166,6 +166,19 @@ void ProcessCapture::note_owner(const ProcStatus& status) {
   owner_gid_ = readable && plain ? status.gid[0] : 0;
 }
 
+void ProcessCapture::ask_module() {
+  if (!shared_.module) return;
+  told_ = told_remotes(*process_, shared_.module.get());
+  told_by_module_ = !told_.empty();
+}
+
+std::vector<Remote*> ProcessCapture::remotes() const {
+  if (told_.empty()) return process_->remotes();
+  std::vector<Remote*> remotes;
+  for (const auto& thread : told_) remotes.push_back(thread.get());
+  return remotes;
+}
+
 CaptureContext ProcessCapture::context() {
   CaptureContext ctx;
   ctx.pid = pid_;
@@ -174,7 +187,7 @@ CaptureContext ProcessCapture::context() {
   ctx.prefix = prefix_;
   ctx.root = read_link(proc_dir_.get(), "root");
   ctx.image = shared_.image.get();
-  ctx.leader = &process_->leader();
+  ctx.leader = remotes().front();
   ctx.objects = &shared_.objects;
   ctx.later = &shared_.later;
   ctx.later_bytes = &shared_.later_bytes;
@@ -199,6 +212,7 @@ void ProcessCapture::capture(const Relations& relations) {
     memory_.fix(process_->maps());
     mappings_are_good = refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
   }
+  ask_module();
   CaptureContext ctx = context();
   ctx.status = read_file(proc_dir_.get(), "status");
   capture_proc_files(ctx.status);
@@ -211,7 +225,7 @@ void ProcessCapture::capture(const Relations& relations) {
   capture_descriptors(ctx, files_);
   Questions questions;
   if (own_memory) ask_mm(ctx, questions);
-  capture_rooms(ctx, process_->remotes(), questions);
+  capture_rooms(ctx, remotes(), questions);
   if (mappings_are_good) {
     ctx.step([&] { capture_shared_mappings(ctx, memory_.vmas()); });
     ctx.step([&] { capture_mm(ctx, memory_.vmas(), questions); });
@@ -239,7 +253,10 @@ void ProcessCapture::read_pages() {
   }
 }
 
-void ProcessCapture::resume() { process_.reset(); }
+void ProcessCapture::resume() {
+  told_.clear();
+  process_.reset();
+}
 
 void ProcessCapture::capture_memory_map() {
   if (!snapshot_) return;

@@ -17,6 +17,7 @@
 #include "engine/process/cpu_watch.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stop.h"
+#include "engine/process/told_remote.h"
 
 namespace ckpt {
 
@@ -32,6 +33,7 @@ struct SharedCapture {
   uint64_t later_bytes = 0;
   TreeDescriptors descriptors;
   std::shared_ptr<const QueuedDescriptors> queued; ///< see CaptureContext
+  UniqueFd module;                                 ///< /dev/ckpt, or none
   std::unique_ptr<QuietEnd> quiet_end;             ///< of processes that end afterwards, else null
   std::map<pid_t, std::vector<uint64_t>> exit_words; ///< see Snapshot::spare; by owner of the memory
   Refusals refusals;                               ///< of all processes; raised when all have been looked at
@@ -95,7 +97,7 @@ class ProcessCapture {
   /// True where the pages must be read in the stop.
   bool needs_stop() const { return snapshot_ != nullptr && snapshot_->needs_stop(); }
   /// Whether the kernel module has taken part.
-  bool by_module() const { return snapshot_ != nullptr && snapshot_->by_module(); }
+  bool by_module() const { return told_by_module_ || (snapshot_ != nullptr && snapshot_->by_module()); }
   void read_pages();
   void resume();
   /// What can wait until it runs again, after the work of SharedCapture::later.
@@ -110,6 +112,8 @@ class ProcessCapture {
   const std::string& prefix() const { return prefix_; }
 
  private:
+  void ask_module();
+  std::vector<Remote*> remotes() const;
   void capture_proc_files(const std::string& status);
   pid_t memory_owner() const { return sharing_.memory != 0 ? sharing_.memory : pid_; }
   void note_owner(const ProcStatus& status);
@@ -130,6 +134,8 @@ class ProcessCapture {
   Sharing sharing_;
   std::unique_ptr<Snapshot> snapshot_;   // none where another process owns the memory
   std::unique_ptr<StoppedProcess> process_;
+  std::vector<std::unique_ptr<ToldRemote>> told_;   // its threads, where the module tells of them
+  bool told_by_module_ = false;
 };
 
 }  // namespace ckpt

@@ -12,10 +12,12 @@
 #include "engine/base/error.h"
 #include "engine/base/sched.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/image/resume_script.h"
 #include "engine/kernel.h"
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
 #include "engine/kinds/unix_queue.h"
+#include "engine/module.h"
 #include "engine/process/death_guard.h"
 #include "engine/process/xsave_layout.h"
 
@@ -37,7 +39,8 @@ std::vector<pid_t> pids_of(const auto& processes) {
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+  shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
 
@@ -403,6 +406,7 @@ CheckpointResult TreeCapture::commit() {
   header.memory = shared_.options.memory;
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
+  if (header.memory) shared_.image->put(kResumeScriptName, kResumeScript);
   shared_.image->write_manifest(header);
   result.stop_ns = stop_ns_;
   if (shared_.options.deliver) {

@@ -17,6 +17,16 @@ UniqueFd open_module() {
   return device;
 }
 
+UniqueFd open_module_for(EngineChoice engine, pid_t pid) {
+  if (engine == EngineChoice::ptrace) return {};
+  try {
+    return open_module();
+  } catch (const Error& e) {
+    if (engine == EngineChoice::automatic) return {};
+    fail(EOPNOTSUPP, "{}: the engine is to be the kernel's (engine=kernel), but {}", pid, e.sentence());
+  }
+}
+
 bool module_serves() noexcept {
   try {
     return static_cast<bool>(open_module());

@@ -10,6 +10,7 @@
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
 #include "engine/image/manifest.h"
+#include "engine/image/resume_script.h"
 
 namespace ckpt {
 namespace {
@@ -74,7 +75,8 @@ class Writer {
   }
 
   UniqueFd open_new(const ImageEntry& entry, int parent, const std::string& base) {
-    UniqueFd file(::openat(parent, base.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    UniqueFd file(::openat(parent, base.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                           permissions_of(entry.path)));
     if (!file) fail_errno("{}/{}", name_, entry.path);
     made_.push_back({entry.path, 0});
     return file;

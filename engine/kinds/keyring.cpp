@@ -71,6 +71,7 @@ void refuse_keys(Remote& thread, const Questions& answers, int special, const ch
 std::string look_at_session(Remote& thread, const Questions& answers) {
   const long keyring = answers.result(keyring_id(KEY_SPEC_SESSION_KEYRING));
   if (without_keys(keyring)) return "";
+  if (keyring == -ENOKEY) return std::string(kUsers);  // of one who does not ask, so that none is made (told_remote.h)
   if (keyring <= 0) return "0";  // revoked or expired
   const auto serial = static_cast<uint64_t>(keyring);
   const auto session = describe(thread, serial);

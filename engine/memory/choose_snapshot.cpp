@@ -60,14 +60,6 @@ class NoSnapshot : public Snapshot {
   const pid_t pid_;
 };
 
-std::unique_ptr<Snapshot> require_kernel_snapshot(pid_t pid) {
-  try {
-    return make_kernel_snapshot(pid);
-  } catch (const Error& e) {
-    fail(EOPNOTSUPP, "{}: the engine is to be the kernel's (engine=kernel), but {}", pid, e.sentence());
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target) {
@@ -81,7 +73,7 @@ std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTar
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas) {
   if (!target.memory) return std::make_unique<NoSnapshot>(target.pid);
   if (!target.only.empty() && target.without.empty()) return make_snapshot(target.only, target);
-  if (target.engine == EngineChoice::kernel) return require_kernel_snapshot(target.pid);
+  if (target.engine == EngineChoice::kernel) return make_kernel_snapshot(target.pid);
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));

@@ -12,6 +12,7 @@
 #include "engine/memory/page_scan.h"
 #include "engine/process/proc_status.h"
 #include "engine/process/procfs.h"
+#include "engine/process/told_remote.h"
 
 namespace ckpt {
 namespace {
@@ -157,7 +158,9 @@ void ask_memory_marks(const CaptureContext& ctx, Questions& questions) {
 void capture_memory_marks(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers, Record& out) {
   capture_guards(ctx, vmas, out);
   if (const uint64_t keys = allocated_keys(ctx, vmas, answers); keys != 0) out.add_hex("pkeys", keys);
-  if (const uint64_t lock = future_lock(ctx, vmas); lock != 0) out.add("lock_future", lock);
+  const auto* const told = dynamic_cast<const ToldRemote*>(ctx.leader);
+  const uint64_t lock = told != nullptr ? told->future_lock() : future_lock(ctx, vmas);
+  if (lock != 0) out.add("lock_future", lock);
   if (answers.result(kMergeAny) > 0) out.add("merge_any", 1);
 }
 

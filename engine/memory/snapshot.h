@@ -106,7 +106,7 @@ struct SnapshotTarget {
 };
 
 /// Decides from the kernel, our own privileges, and the process's table and resident size. Cheap (no page table is
-/// walked). Throws Error(ESRCH); EOPNOTSUPP where the module is to serve and does not.
+/// walked). Throws Error(ESRCH); ENOENT or EACCES where the module is to serve and does not.
 std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const std::vector<Vma>& vmas);
 
 /// The strategies themselves (tests, benchmarks). Error(EOPNOTSUPP) where the kernel lacks what it takes.

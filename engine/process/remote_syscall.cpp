@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "engine/base/error.h"
+#include "engine/process/injected_calls.h"
 #include "engine/process/restart.h"
 #include "engine/process/signal_frame.h"
 
@@ -195,6 +196,7 @@ user_regs_struct RemoteSyscall::registers_for(const SystemCall& call, RemotePtr 
 }
 
 long RemoteSyscall::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  ++injected_calls;
   prepare();
   const user_regs_struct regs = registers_for({nr, {a, b, c, d, e, f}}, borrowed_->returns_to());
   for (;;) {
@@ -273,6 +275,7 @@ std::vector<long> RemoteSyscall::run_all(std::span<const SystemCall> calls) {
 }
 
 std::vector<long> RemoteSyscall::run_chain(std::span<const SystemCall> calls, RemotePtr at) {
+  injected_calls += calls.size();
   const auto slot = [&](size_t i) { return at + i * slot_bytes(); };
   const RemotePtr end = slot(calls.size() + 1);
   const RemotePtr mark = end + offsetof(ChainEnd, mark);

@@ -35,7 +35,7 @@ sample() {
   exec setsid "$bin/ckpt-sample" "$work/numbers" 30 >/dev/null 2>&1
 }
 end_sample() {
-  kill -KILL "$pid"
+  kill -KILL "$pid" 2>/dev/null || true  # it may have come to its own end
   { wait "$pid" || true; } 2>/dev/null
   wait_until "! kill -0 $pid 2>/dev/null"
 }
@@ -151,6 +151,14 @@ status=0
 wait "$tool" || status=$?
 [ "$status" -eq 143 ] || fail "restore -f ended with $status after SIGTERM, not 143"
 expect 125 ckpt restore -f no-such-image
+wait_until "! kill -0 $pid 2>/dev/null"
+# an image that is executed: in the mount, and a copy
+cp -a "$work/mnt/images/second" "$work/elsewhere"
+for image in "$work/mnt/images/second" "$work/elsewhere"; do
+  [ -w "$work/numbers" ] && touch -d @0 "$work/numbers"
+  expect 0 env PATH="$bin:$PATH" "$image/resume"
+  [ "$(stat -c %Y "$work/numbers")" != 0 ] || fail "$image/resume did not run the program"
+done
 pid=''
 
 # check and gc, mounted and not
