@@ -58,12 +58,6 @@ fuse_entry_param make_entry(fuse_req_t req, const NodePtr& found) {
 }
 
 void reply_entry(fuse_req_t req, const NodePtr& found) {
-  if (!found) {
-    fuse_entry_param absent{};
-    absent.entry_timeout = kForever;
-    fuse_reply_entry(req, &absent);
-    return;
-  }
   const fuse_entry_param entry = make_entry(req, found);
   // ENOENT: the caller was interrupted and the kernel has not taken the entry.
   if (fuse_reply_entry(req, &entry) != 0) filesystem(req).inodes().forget(entry.ino, 1);
@@ -90,7 +84,14 @@ void op_init(void*, fuse_conn_info* connection) {
 }
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  checked_call(req, "lookup", [&] { reply_entry(req, node(req, parent)->lookup(decode(req), name)); });
+  checked_call(req, "lookup", [&] {
+    const NodePtr directory = node(req, parent);
+    const NodePtr found = directory->lookup(decode(req), name);
+    if (found) return reply_entry(req, found);
+    fuse_entry_param absent{};
+    absent.entry_timeout = directory->absence_timeout();
+    fuse_reply_entry(req, &absent);
+  });
 }
 
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count) {
