@@ -15,7 +15,7 @@ long_options() { grep -oE -- '--[a-z][a-z-]+' | sort -u; }
 page=$(plain ckpt.1)
 {
   "$bin/ckpt" --help
-  for command in save restore ls rm diff seal check gc stats; do "$bin/ckpt" "$command" --help; done
+  for command in save restore ls log rm diff seal check gc stats; do "$bin/ckpt" "$command" --help; done
 } >"${TMPDIR:-/tmp}/man_test.$$"
 trap 'rm -f "${TMPDIR:-/tmp}/man_test.$$"' EXIT
 while read -r option; do
