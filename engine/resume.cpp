@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
 #include "engine/kinds/family.h"
@@ -258,6 +259,8 @@ pid_t TreeResume::make_all() {
   for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
   for (const auto& work : shared_.last) work();
   shared_.last.clear();
+  // They run at once, on the CPU that we have shared with them; who has asked for it is not to wait for a slice of theirs.
+  go_first();
   tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); }, shared_.traces);
   return shared_.root;
 }
