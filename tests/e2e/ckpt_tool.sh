@@ -32,16 +32,16 @@ wait_until() {
 sample() {
   local fd
   for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
-  exec setsid "$bin/ckpt-sample" "$work/numbers" 30 >/dev/null 2>&1
+  exec setsid "$bin/ckpt-sample" "$work/numbers" 60 >/dev/null 2>&1
 }
 end_sample() {
   kill -KILL "$pid" 2>/dev/null || true  # it may have come to its own end
   { wait "$pid" || true; } 2>/dev/null
   wait_until "! kill -0 $pid 2>/dev/null"
 }
-# The sample counts for three seconds. Where it has ended before all is done, on a busy machine, it is done once more.
+# The sample counts for six seconds. Where it has ended before all is done, on a busy machine, it is done once more.
 save_sample() {
-  local tries=8
+  local tries=4
   while ((tries-- > 0)); do
     rm -f "$work/numbers"
     sample &
@@ -151,7 +151,7 @@ wait_until "grep -q '^State:.T' /proc/$pid/status"
 kill -KILL "$pid"
 wait_until "! kill -0 $pid 2>/dev/null"
 expect 0 ckpt restore -f second
-tail -n 1 "$work/numbers" | grep -q '^30 ' || fail 'the program did not reach its end in the foreground'
+tail -n 1 "$work/numbers" | grep -q '^60 ' || fail 'the program did not reach its end in the foreground'
 "$bin/ckpt" --mount "$work/mnt" restore -f second >/dev/null 2>&1 &
 tool=$!
 wait_until "kill -0 $pid 2>/dev/null && grep -q '^PPid:.$tool\$' /proc/$pid/status && grep -q '^TracerPid:.0' /proc/$pid/status"
