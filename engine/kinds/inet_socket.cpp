@@ -239,7 +239,7 @@ class InetSocketKind : public DescriptorKind {
       const InetAddress peer = parse_address(record, "peer", domain);
       if (::connect(fd.get(), peer.get(), peer.size) != 0) fail_errno("{}: connecting to {}", record.where(), peer.text());
     }
-    set_user(ctx, fd.get(), record);
+    restore_socket_user(fd.get(), record, ctx.caller);
     return fd;
   }
 
@@ -256,13 +256,6 @@ class InetSocketKind : public DescriptorKind {
       fail_errno("{}: listen", record.where());
     }
     if (tcp) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
-  }
-
-  static void set_user(const RestoreContext& ctx, int fd, const Record& record) {
-    const auto ids = record.get_numbers("user", 2);
-    if (ids[0] >= UINT32_MAX || ids[1] >= UINT32_MAX) fail(EINVAL, "{}: user is malformed", record.where());
-    if (!ctx.caller.privileged()) return;
-    if (::fchown(fd, static_cast<uid_t>(ids[0]), static_cast<gid_t>(ids[1])) != 0) fail_errno("{}: user", record.where());
   }
 };
 

@@ -1,3 +1,4 @@
+#include <linux/netlink.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -243,7 +244,7 @@ TEST_F(DescriptorTest, SignalOwnersComeBack) {
 }
 
 TEST_F(DescriptorTest, RefusalsNameTheThing) {
-  const int s = socket(AF_NETLINK, SOCK_RAW, 0);
+  const int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC);
   EXPECT_NE(refusal({s}).find("a netlink socket"), std::string::npos) << refusal({s});
   close(s);
   int u[2];
