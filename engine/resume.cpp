@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <exception>
 #include <memory>
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/base/sched.h"
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
@@ -275,9 +275,8 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
                     const MakeRoom& make_room) {
   const auto start = std::chrono::steady_clock::now();
   ResumeResult result;
-  std::exception_ptr error;
   // A tracer is a thread, and everything that the stub is made with (mask, affinity) is this thread's.
-  std::thread tracer([&] {
+  in_thread([&] {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
@@ -289,13 +288,9 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
       // Some tell of a pid, a thread or a call only.
       const std::string name = image.describe();
       const std::string whole = e.sentence().starts_with(name) ? e.sentence() : name + ": " + e.sentence();
-      error = std::make_exception_ptr(Error(e.err(), whole, e.where()));
-    } catch (...) {
-      error = std::current_exception();
+      throw Error(e.err(), whole, e.where());
     }
   });
-  tracer.join();
-  if (error) std::rethrow_exception(error);
   result.total_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   return result;
