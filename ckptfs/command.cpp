@@ -12,6 +12,9 @@ namespace ckpt {
 
 namespace {
 
+/// A hundred a second.
+constexpr std::chrono::milliseconds kShortestInterval{10};
+
 /// A word as it may stand in a message: short, and without what disturbs a terminal.
 std::string shown(std::string_view word) {
   constexpr size_t kLongest = 64;
@@ -29,6 +32,42 @@ bool is_number(const std::string& word) { return word[0] >= '0' && word[0] <= '9
 std::string image_name(std::string_view verb, std::string_view name) {
   if (!valid_image_name(name)) fail(EINVAL, "{}: '{}' is not a name that an image can have", verb, shown(name));
   return std::string(name);
+}
+
+/// Options of a series; false for another word.
+bool parse_series_option(CheckpointCommand& command, std::string_view word) {
+  constexpr std::string_view kEvery = "every=", kKeep = "keep=", kUntil = "until=";
+  const auto is = [word](std::string_view name) { return word.starts_with(name); };
+  if (!is(kEvery) && !is(kKeep) && !is(kUntil)) return false;
+  if (!command.series) command.series.emplace();
+  SeriesRule& rule = *command.series;
+  bool good = false;
+  if (is(kEvery)) {
+    const auto every = parse_duration(word.substr(kEvery.size()));
+    good = every && *every >= kShortestInterval && rule.every.count() == 0;
+    if (good) rule.every = *every;
+  } else if (is(kKeep)) {
+    const auto keep = parse_retention(word.substr(kKeep.size()));
+    good = keep && rule.keep.keeps_all();
+    if (good) rule.keep = *keep;
+  } else {
+    const auto time = parse_duration(word.substr(kUntil.size()));
+    const auto count = parse_u64(word.substr(kUntil.size()));
+    good = (time && time->count() > 0 && rule.until_time.count() == 0) || (count && *count > 0 && rule.until_count == 0);
+    if (good && time) rule.until_time = *time;
+    if (good && count) rule.until_count = *count;
+  }
+  if (!good) fail(EINVAL, "{}: '{}' is not what can follow {}, or a second one", command.pid, shown(word),
+                  word.substr(0, word.find('=') + 1));
+  return true;
+}
+
+void check_series(const CheckpointCommand& command) {
+  if (!command.series) return;
+  if (command.series->every.count() == 0) fail(EINVAL, "{}: keep= and until= go with every=", command.pid);
+  if (command.after != AfterCapture::go_on || command.answer_at != 0) {
+    fail(EINVAL, "{}: a series (every=) goes without exit, stop and answer=", command.pid);
+  }
 }
 
 void parse_checkpoint_option(CheckpointCommand& command, const std::string& word) {
@@ -57,6 +96,8 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
       fail(EINVAL, "{}: '{}' is not a descriptor, or a second one", command.pid, shown(word));
     }
     command.into = static_cast<int>(*fd);
+  } else if (parse_series_option(command, word)) {
+    return;
   } else if (word == "cpu") {
     command.cpu = true;
   } else if (word == "hold_linkcnt") {
@@ -66,17 +107,19 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
   }
 }
 
-CheckpointCommand parse_checkpoint(std::span<const std::string> words) {
+Command parse_checkpoint(std::span<const std::string> words) {
   CheckpointCommand command;
   const auto pid = parse_u64(words[0]);
   if (!pid || *pid == 0 || *pid > static_cast<uint64_t>(std::numeric_limits<pid_t>::max())) {
     fail(EINVAL, "'{}' is not a pid", shown(words[0]));
   }
   command.pid = static_cast<pid_t>(*pid);
+  if (words.size() == 2 && words[1] == "every=never") return EndSeriesCommand{command.pid};
   for (size_t i = 1; i < words.size(); ++i) parse_checkpoint_option(command, words[i]);
   if (command.into >= 0 && (command.answer_at == 0 || !command.name.empty())) {
     fail(EINVAL, "{}: into= goes with answer=, and without name=", command.pid);
   }
+  check_series(command);
   return command;
 }
 
@@ -89,9 +132,15 @@ RestoreCommand parse_restore(const std::vector<std::string>& words) {
   RestoreCommand command;
   command.name = argument(words);
   for (size_t i = 2; i < words.size(); ++i) {
-    bool* const option = words[i] == "stopped" ? &command.stopped : words[i] == "pidns" ? &command.pidns : nullptr;
+    bool* const option = words[i] == "stopped"   ? &command.stopped
+                         : words[i] == "pidns"   ? &command.pidns
+                         : words[i] == "replace" ? &command.replace
+                                                 : nullptr;
     if (option == nullptr) fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
     *option = true;
+  }
+  if (command.pidns && command.replace) {
+    fail(EINVAL, "restore {}: replace goes without pidns, where no pid is in use", command.name);
   }
   return command;
 }
@@ -113,7 +162,10 @@ bool is_second_of(const std::vector<std::string>& words, std::string_view first,
 /// `check PID [option...]` is about a process, `check sampled|full` about the store.
 Command parse_check(const std::vector<std::string>& words) {
   if (words.size() < 2 || !is_number(words[1])) return CheckCommand{is_second_of(words, "sampled", "full")};
-  CheckpointCommand command = parse_checkpoint(std::span(words).subspan(1));
+  Command parsed = parse_checkpoint(std::span(words).subspan(1));
+  auto* checkpoint = std::get_if<CheckpointCommand>(&parsed);
+  if (checkpoint == nullptr || checkpoint->series) fail(EINVAL, "check {}: every= is for a checkpoint", shown(words[1]));
+  CheckpointCommand command = std::move(*checkpoint);
   if (command.answer_at != 0) fail(EINVAL, "check {}: answer= is for a checkpoint", command.pid);
   command.dry_run = true;
   return command;

@@ -1,7 +1,10 @@
 // The language of ctl: one command a line, `PID [option...]` or `VERB ARGUMENT [option...]`.
 //
 //   1234 exit name=before-upgrade
+//   1234 every=1s keep=60,24h until=8h
+//   1234 every=never
 //   restore 1234 stopped
+//   restore 1234@17 replace
 //   restore 1234 pidns
 //   delete 1234@1
 //   gc now|dry-run
@@ -15,12 +18,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "ckptfs/image_directory.h"
+#include "ckptfs/series_rule.h"
 #include "engine/answer.h"
 #include "engine/engine.h"
 
@@ -39,12 +44,19 @@ struct CheckpointCommand {
   bool no_pgrp_ttys = false;           ///< CKPT_NO_PGRP_TTYS
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
+  std::optional<SeriesRule> series;    ///< the first of many
+};
+
+/// `PID every=never`.
+struct EndSeriesCommand {
+  pid_t pid = 0;
 };
 
 struct RestoreCommand {
   std::string name;
   bool stopped = false;
-  bool pidns = false;   ///< in a pid namespace of its own
+  bool pidns = false;     ///< in a pid namespace of its own
+  bool replace = false;   ///< whoever has its pids is stored and ended; not with pidns
 };
 
 struct DeleteCommand {
@@ -61,7 +73,7 @@ struct CheckCommand {
   bool full = false;      ///< every one, not one in a hundred
 };
 
-using Command = std::variant<CheckpointCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
+using Command = std::variant<CheckpointCommand, EndSeriesCommand, RestoreCommand, DeleteCommand, GcCommand, CheckCommand>;
 
 /// Longest line in bytes, without its newline.
 inline constexpr size_t kMaxCommandLine = 4096;

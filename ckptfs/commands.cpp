@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "ckptfs/pid_namespace.h"
+#include "ckptfs/replacement.h"
 #include "engine/engine.h"
 #include "libckpt/ckpt.h"
 
@@ -41,7 +42,15 @@ Progress until(const CancelFlag* cancel) {
 
 void Commands::run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel) {
   try {
-    log_.add(key, std::visit([&](const auto& c) { return run(c, caller, cancel); }, command));
+    log_.add(key, std::visit(
+                      [&](const auto& c) {
+                        if constexpr (std::is_same_v<decltype(c), const CheckpointCommand&>) {
+                          return run(c, caller, key, cancel);
+                        } else {
+                          return run(c, caller, cancel);
+                        }
+                      },
+                      command));
   } catch (const Error& error) {
     log_.add(key, error.sentence());
     throw;
@@ -51,7 +60,7 @@ void Commands::run(const Command& command, const Caller& caller, const LogKey& k
   }
 }
 
-std::string Commands::run(const CheckpointCommand& command, const Caller& caller, const CancelFlag* cancel) {
+CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& caller, const CancelFlag* cancel) {
   CheckpointOptions options;
   options.after = command.after;
   options.dry_run = command.dry_run;
@@ -74,19 +83,14 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
   try {
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
-    if (command.dry_run) {
-      return fmt::format("check {}: nothing is in the way ({} process{}, stopped {:.1f} ms)", command.pid, result.processes,
-                         result.processes == 1 ? "" : "es", milliseconds(result.stop_ns));
-    }
+    if (command.dry_run) return result;
     // Before the answer: who has taken his own checkpoint may look at it at once.
     catalog_.changed();
     if (!command.directory) catalog_.forget_name(result.name);
     answer(flags_of(command));
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
-    return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms)", command.pid,
-                       command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
-                       milliseconds(result.total_ns), milliseconds(result.stop_ns));
+    return result;
   } catch (const Error& error) {
     failed(error.err());
     throw;
@@ -94,6 +98,25 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
     failed(EIO);
     throw;
   }
+}
+
+std::string Commands::run(const CheckpointCommand& command, const Caller& caller, const LogKey& key,
+                          const CancelFlag* cancel) {
+  const CheckpointResult result =
+      command.series ? series_.begin(command, caller, key, cancel) : take(command, caller, cancel);
+  if (command.dry_run) {
+    return fmt::format("check {}: nothing is in the way ({} process{}, stopped {:.1f} ms)", command.pid, result.processes,
+                       result.processes == 1 ? "" : "es", milliseconds(result.stop_ns));
+  }
+  return fmt::format("{}: checkpointed {} {} in {:.1f} ms (stopped {:.1f} ms){}", command.pid,
+                     command.directory ? "into" : "as", command.directory ? command.directory->name() : result.name,
+                     milliseconds(result.total_ns), milliseconds(result.stop_ns),
+                     command.series ? "; a series has begun" : "");
+}
+
+std::string Commands::run(const EndSeriesCommand& command, const Caller& caller, const CancelFlag*) {
+  const uint64_t taken = series_.end(command.pid, caller);
+  return fmt::format("{}: the series was ended after {} checkpoint{}", command.pid, taken, taken == 1 ? "" : "s");
 }
 
 std::string Commands::run_in_pid_namespace(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
@@ -112,16 +135,22 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
   ResumeOptions options;
   options.stopped = command.stopped;
   options.cancel = cancel;
+  Replacement replacement(catalog_, [this](const auto& c, const Caller& who, const CancelFlag* flag) {
+    return take(c, who, flag);
+  });
   try {
     if (command.pidns) {
       const std::string outcome = run_in_pid_namespace(command, caller, cancel);
       ++counters_.resumes;
       return outcome;
     }
-    const ResumeResult result = resume(tree->image(), caller, options);
+    const ResumeResult result = command.replace ? replacement.run(tree->image(), caller, options)
+                                                : resume(tree->image(), caller, options);
     ++counters_.resumes;
-    return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms", command.name, result.pid,
-                                        milliseconds(result.total_ns)));
+    const std::string& replaced = replacement.replaced();
+    return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms{}", command.name, result.pid,
+                                        milliseconds(result.total_ns),
+                                        replaced.empty() ? "" : "; what ran before is in images/" + replaced));
   } catch (...) {
     ++counters_.failed_resumes;
     throw;

@@ -8,6 +8,7 @@
 #include "ckptfs/command.h"
 #include "ckptfs/command_log.h"
 #include "ckptfs/counters.h"
+#include "ckptfs/series.h"
 
 namespace ckpt {
 
@@ -15,17 +16,25 @@ namespace ckpt {
 class Commands {
  public:
   Commands(Catalog& catalog, CommandLog& log, Counters& counters)
-      : catalog_(catalog), log_(log), counters_(counters) {}
+      : catalog_(catalog),
+        log_(log),
+        counters_(counters),
+        series_(catalog, log, counters, [this](const auto& command, const auto& caller, const CancelFlag* cancel) {
+          return take(command, caller, cancel);
+        }) {}
 
   /// Runs one command, blocks, logs the outcome under `key`, and throws its Error where it failed.
   void run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel);
   CommandLog& log() { return log_; }
+  SeriesSet& series() { return series_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
   void mounted_at(const std::string& mountpoint) { mountpoint_ = mountpoint; }
 
  private:
-  std::string run(const CheckpointCommand&, const Caller&, const CancelFlag*);
+  CheckpointResult take(const CheckpointCommand&, const Caller&, const CancelFlag*);
+  std::string run(const CheckpointCommand&, const Caller&, const LogKey&, const CancelFlag*);
+  std::string run(const EndSeriesCommand&, const Caller&, const CancelFlag*);
   std::string run(const RestoreCommand&, const Caller&, const CancelFlag*);
   /// `restore NAME pidns`.
   std::string run_in_pid_namespace(const RestoreCommand&, const Caller&, const CancelFlag*);
@@ -38,6 +47,7 @@ class Commands {
   Counters& counters_;
   std::string mountpoint_;
   EngineChoice engine_ = EngineChoice::automatic;
+  SeriesSet series_;   ///< last: their threads use the others
 };
 
 }  // namespace ckpt

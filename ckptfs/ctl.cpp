@@ -121,11 +121,13 @@ class CtlHandle : public Handle {
   static Line parse(std::string_view line, const Caller& caller, bool our_pids) {
     try {
       Command command = parse_command(line);
-      if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && !our_pids) {
+      const auto* end_series = std::get_if<EndSeriesCommand>(&command);
+      auto* checkpoint = std::get_if<CheckpointCommand>(&command);
+      if (!our_pids && (checkpoint != nullptr || end_series != nullptr)) {
         fail(EOPNOTSUPP, "{}: a pid of another pid namespace than that of ckptfs, where it is another process",
-             checkpoint->pid);
+             checkpoint != nullptr ? checkpoint->pid : end_series->pid);
       }
-      if (auto* checkpoint = std::get_if<CheckpointCommand>(&command); checkpoint != nullptr && checkpoint->answer_at != 0) {
+      if (checkpoint != nullptr && checkpoint->answer_at != 0) {
         // Only into the writer's own memory. Whether it can be answered must be known before it starts to wait.
         if (checkpoint->pid != caller.pid) fail(EINVAL, "{}: answer= is for the process itself", checkpoint->pid);
         checkpoint->answer = std::make_shared<AnswerSlot>(caller, checkpoint->pid, checkpoint->answer_at);

@@ -93,6 +93,7 @@ void Filesystem::end() {
     ending_ = true;
     for (CancelFlag* work : under_way_) *work = true;
   }
+  commands_.series().end_all();
   workers_.wait_idle();
 }
 
@@ -106,7 +107,7 @@ void Filesystem::on_change_of_name(const StagingArea::ForgetName& forget_name) {
       });
 }
 
-std::string Filesystem::stats() const {
+std::string Filesystem::stats() {
   const StoreStats store = catalog_.store().stats();
   std::string text;
   const auto line = [&](std::string_view name, uint64_t value) { text += fmt::format("{} {}\n", name, value); };
@@ -127,6 +128,10 @@ std::string Filesystem::stats() const {
   line("resumes", counters_.resumes);
   line("failed_resumes", counters_.failed_resumes);
   line("imports", counters_.imports);
+  const auto series = commands_.series().running();
+  line("series", series.size());
+  for (const auto& [pid, taken] : series) line(fmt::format("series_{}", pid), taken);
+  line("failed_in_series", counters_.failed_in_series);
   line("inodes", inodes_->size());
   return text;
 }

@@ -38,7 +38,7 @@ class Filesystem {
   void on_first_open(std::function<void()> f) { images_.first_open = std::move(f); }
   /// As StagingArea's; to be set before the mount is served.
   void on_change_of_name(const StagingArea::ForgetName& forget_name);
-  std::string stats() const;
+  std::string stats();
 
  private:
   const std::string store_dir_;

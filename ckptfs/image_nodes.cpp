@@ -12,8 +12,8 @@ namespace {
 
 class ImageHandle : public Handle {
  public:
-  ImageHandle(std::shared_ptr<const ImageTree> tree, const ImageEntry& entry)
-      : tree_(std::move(tree)), entry_(entry) {}
+  ImageHandle(std::shared_ptr<const ImageTree> tree, const ImageEntry& entry, ImageUses::Lease lease)
+      : tree_(std::move(tree)), entry_(entry), lease_(std::move(lease)) {}
 
   bool keep_cache() const override { return true; }
   uint64_t size() const override { return entry_.size; }
@@ -40,6 +40,7 @@ class ImageHandle : public Handle {
  private:
   const std::shared_ptr<const ImageTree> tree_;
   const ImageEntry& entry_;   ///< in *tree_
+  const ImageUses::Lease lease_;
 };
 
 }  // namespace
@@ -120,7 +121,9 @@ HandlePtr ImageNode::open(const Request&, int flags) {
   if (item.is_directory()) fail(EISDIR, "{}: a directory", item.name);
   if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) refuse_write();
   if (context_.first_open) context_.first_open();
-  return std::make_shared<ImageHandle>(tree_, *item.entry);
+  ImageUses::Lease lease;
+  if (item.entry->path != kManifestName) lease = context_.catalog.uses().hold(tree_->id());
+  return std::make_shared<ImageHandle>(tree_, *item.entry, std::move(lease));
 }
 
 void ImageNode::refuse_write() {
@@ -140,6 +143,7 @@ NodePtr ImageNode::lookup(const Request&, const std::string& name) {
 }
 
 std::vector<DirEntry> ImageNode::list(const Request&) {
+  context_.catalog.uses().touch(tree_->id());
   std::vector<DirEntry> result;
   for (const uint32_t index : tree_->item(index_).children) {
     if (context_.removals.hidden(*tree_, index)) continue;

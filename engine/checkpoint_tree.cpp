@@ -319,7 +319,7 @@ void TreeCapture::capture_stopped() {
   if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
   const bool ends = shared_.options.after == AfterCapture::exit || shared_.options.after == AfterCapture::exit_but_root;
   if (ends && !shared_.options.dry_run && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
-    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context(), time_ns_); });
+    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context()); });
   }
   for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {
@@ -353,6 +353,7 @@ CheckpointResult TreeCapture::check() {
   CheckpointResult result;
   result.processes = order_.size();
   result.stop_ns = stop_ns_;
+  result.time_ns = time_ns_;
   return result;
 }
 
@@ -414,7 +415,9 @@ CheckpointResult TreeCapture::commit() {
     return result;
   }
   result.name = shared_.options.name.empty() ? std::to_string(shared_.root) : shared_.options.name;
-  result.logical_bytes = shared_.image->commit(result.name)->info().logical_bytes;
+  const auto stored = shared_.image->commit(result.name);
+  result.image_id = stored->info().id;
+  result.logical_bytes = stored->info().logical_bytes;
   return result;
 }
 

@@ -64,7 +64,9 @@ struct CheckpointOptions {
 };
 
 struct CheckpointResult {
-  std::string name;            ///< of the image; empty where it was delivered
+  std::string name;            ///< of the image; empty where it was delivered, as is the id
+  uint64_t image_id = 0;
+  uint64_t time_ns = 0;        ///< of the image (ManifestHeader)
   bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
   size_t processes = 0;        ///< that were stopped
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on
@@ -108,5 +110,10 @@ struct ResumeResult {
 /// EPERM (credentials the caller does not have), EINVAL (damaged or hostile image), ENOENT/ESTALE (a file is gone or
 /// has changed), EOPNOTSUPP, ENOEXEC (another architecture, missing XSAVE features). Thread-safe; blocks.
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options);
+
+/// Deletes a stored image. What its checkpoint has left in the system for the resume (the rule that drops what the peers of
+/// ended TCP connections send) goes with the last copy in the store. Whether the caller may is not asked. Throws Error as
+/// Store::delete_image() does. Thread-safe.
+void delete_image(Store& store, const std::string& name, uint64_t id = 0);
 
 }  // namespace ckpt

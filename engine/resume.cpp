@@ -15,11 +15,13 @@
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
 #include "engine/kinds/family.h"
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
+#include "engine/make_room.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
 #include "engine/process/stub_tree.h"
@@ -35,8 +37,8 @@ constexpr int kMaxPid = 1 << 22;          // PID_MAX_LIMIT
 
 class TreeResume {
  public:
-  TreeResume(const ImageSource& image, const Caller& caller, const ResumeOptions& options)
-      : shared_(image, caller, options) {}
+  TreeResume(const ImageSource& image, const Caller& caller, const ResumeOptions& options, const MakeRoom& make_room)
+      : shared_(image, caller, options), make_room_(make_room) {}
 
   /// A failure takes back what has been done outside of the processes.
   pid_t run();
@@ -65,6 +67,7 @@ class TreeResume {
   }
 
   SharedResume shared_;
+  const MakeRoom& make_room_;
   std::map<pid_t, std::unique_ptr<ProcessResume>> processes_;
   std::vector<Relations> family_;    // parents before their children
   std::vector<FamilyStep> steps_;
@@ -207,7 +210,7 @@ pid_t TreeResume::run() {
     shared_.objects.clear();
     shared_.kept.clear();
     shared_.last.clear();
-    for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
+    shared_.traces.take_back();
     throw;
   }
 }
@@ -215,8 +218,8 @@ pid_t TreeResume::run() {
 void TreeResume::restore_ipc(StubTree& tree) {
   IpcMembers members;
   for (Stub* stub : tree.stubs()) members.emplace(stub->pid(), &stub->leader());
-  restore_semaphores(shared_.image, shared_.caller, members, shared_.undo);
-  restore_message_queues(shared_.image, shared_.caller, members, shared_.undo);
+  restore_semaphores(shared_.image, shared_.caller, members, shared_.traces);
+  restore_message_queues(shared_.image, shared_.caller, members, shared_.traces);
 }
 
 pid_t TreeResume::make_all() {
@@ -224,6 +227,7 @@ pid_t TreeResume::make_all() {
   for (const auto& [pid, process] : processes_) process->parse();
   read_family();
   open_files();
+  if (make_room_) make_room_(std::vector(shared_.pids.begin(), shared_.pids.end()));
   wait_for_pids();
   shared_.check_cancel();
 
@@ -255,13 +259,20 @@ pid_t TreeResume::make_all() {
   for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
   for (const auto& work : shared_.last) work();
   shared_.last.clear();
-  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
+  // They run at once, on the CPU that we have shared with them; who has asked for it is not to wait for a slice of theirs.
+  go_first();
+  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); }, shared_.traces);
   return shared_.root;
 }
 
 }  // namespace
 
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options) {
+  return resume(image, caller, options, {});
+}
+
+ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options,
+                    const MakeRoom& make_room) {
   const auto start = std::chrono::steady_clock::now();
   ResumeResult result;
   std::exception_ptr error;
@@ -271,7 +282,7 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
     try {
-      TreeResume tree(image, caller, options);
+      TreeResume tree(image, caller, options, make_room);
       result.pid = tree.run();
       result.note = tree.note();
     } catch (const Error& e) {

@@ -38,7 +38,7 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.objects = &shared.objects;
   ctx_.tables = &shared.tables;
   ctx_.kept = &shared.kept;
-  ctx_.undo = &shared.undo;
+  ctx_.traces = &shared.traces;
   ctx_.last = &shared.last;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;
@@ -78,6 +78,8 @@ void ProcessResume::open_root() {
   }
   root_ = open_at(AT_FDCWD, root, O_PATH | O_DIRECTORY);
   ctx_.root_fd = root_.get();
+  // That it is there must be known before anything is started.
+  open_at(AT_FDCWD, shared_.image.read_link(ctx_.prefix + "cwd"), O_PATH | O_DIRECTORY);
 }
 
 void ProcessResume::open_files() {

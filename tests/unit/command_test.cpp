@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "engine/base/error.h"
@@ -48,6 +49,66 @@ TEST(Command, FlagsOfTheApi) {
   }
 }
 
+TEST(Command, Series) {
+  using namespace std::chrono_literals;
+  EXPECT_FALSE(std::get<CheckpointCommand>(parse_command("7")).series);
+  const auto command = std::get<CheckpointCommand>(parse_command("7 every=500ms keep=60,24h until=10m until=99 name=a"));
+  ASSERT_TRUE(command.series);
+  EXPECT_EQ(command.series->every, 500ms);
+  EXPECT_EQ(command.series->keep.last, 60u);
+  EXPECT_EQ(command.series->keep.hours, 24u);
+  EXPECT_EQ(command.series->until_time, 10min);
+  EXPECT_EQ(command.series->until_count, 99u);
+  EXPECT_EQ(std::get<EndSeriesCommand>(parse_command("7 every=never")).pid, 7);
+  for (const char* line :
+       {"7 every=", "7 every=1", "7 every=9ms", "7 every=-1s", "7 every=1s every=1s", "7 every=1001d", "7 every=1y",
+        "7 every=99999999999999999999s", "7 keep=3", "7 until=3", "7 every=1s keep=", "7 every=1s keep=0",
+        "7 every=1s keep=3,", "7 every=1s keep=,3", "7 every=1s keep=3,4", "7 every=1s keep=3s", "7 every=1s keep=3 keep=3",
+        "7 every=1s until=", "7 every=1s until=0", "7 every=1s until=0s", "7 every=1s until=3 until=4", "7 every=1s exit",
+        "7 every=1s stop", "7 every=1s answer=0x1000", "7 every=never name=a"}) {
+    EXPECT_EQ(refusal(line).err(), EINVAL) << line;
+  }
+}
+
+TEST(Command, RetentionKeepsTheNewestOfEachPeriod) {
+  constexpr uint64_t kSecond = 1'000'000'000, kDay = 86'400 * kSecond;
+  // One every 20 s for an hour, from midnight on.
+  std::vector<uint64_t> times;
+  for (uint64_t i = 0; i < 180; ++i) times.push_back(kDay * 20'000 + i * 20 * kSecond);
+  const auto kept = [&](const char* rule) {
+    std::vector<size_t> left;
+    const std::vector<size_t> goes = parse_retention(rule).value().superfluous(times);
+    for (size_t i = 0; i < times.size(); ++i) {
+      if (std::ranges::find(goes, i) == goes.end()) left.push_back(i);
+    }
+    return left;
+  };
+  EXPECT_EQ(kept("3"), (std::vector<size_t>{177, 178, 179}));
+  EXPECT_EQ(kept("1000").size(), 180u);
+  EXPECT_EQ(kept("3m"), (std::vector<size_t>{173, 176, 179}));
+  EXPECT_EQ(kept("2,2m"), (std::vector<size_t>{176, 178, 179}));
+  EXPECT_EQ(kept("24h"), (std::vector<size_t>{179}));
+  times.push_back(times.back() + kDay);
+  EXPECT_EQ(kept("9d"), (std::vector<size_t>{179, 180}));
+  EXPECT_TRUE(Retention().superfluous(times).empty());
+  EXPECT_TRUE(Retention{.last = 1}.superfluous({}).empty());
+}
+
+// Thinned out step by step, an hour leaves what the rule would leave of all.
+TEST(Command, RetentionAtEveryStepLeavesWhatItWouldAtTheEnd) {
+  const Retention keep = parse_retention("5,10m,3h").value();
+  std::vector<uint64_t> all, left;
+  for (uint64_t i = 0; i < 20'000; ++i) {
+    all.push_back(1'700'000'000'000'000'000 + i * 1'300'000'000);
+    left.push_back(all.back());
+    const std::vector<size_t> goes = keep.superfluous(left);
+    for (size_t k = goes.size(); k-- > 0;) left.erase(left.begin() + static_cast<ptrdiff_t>(goes[k]));
+  }
+  const std::vector<size_t> goes = keep.superfluous(all);
+  for (size_t k = goes.size(); k-- > 0;) all.erase(all.begin() + static_cast<ptrdiff_t>(goes[k]));
+  EXPECT_EQ(left, all);
+}
+
 TEST(Command, Verbs) {
   EXPECT_EQ(std::get<RestoreCommand>(parse_command("restore 12@3")).name, "12@3");
   EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12")).stopped);
@@ -57,13 +118,21 @@ TEST(Command, Verbs) {
   EXPECT_EQ(std::get<DeleteCommand>(parse_command("delete label")).name, "label");
 }
 
+TEST(Command, RestoreReplacesOrMakesACopy) {
+  EXPECT_TRUE(std::get<RestoreCommand>(parse_command("restore 12 replace")).replace);
+  EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12 pidns")).replace);
+  for (const char* line : {"restore 12 replace pidns", "restore 12 pidns replace", "restore 12 replaced"}) {
+    EXPECT_EQ(refusal(line).err(), EINVAL) << line;
+  }
+}
+
 TEST(Command, CheckIsAboutAProcessOrTheStore) {
   EXPECT_TRUE(std::get<CheckCommand>(parse_command("check full")).full);
   const auto checkpoint = std::get<CheckpointCommand>(parse_command("check 1234 no_sockets exit"));
   EXPECT_EQ(checkpoint.pid, 1234);
   EXPECT_TRUE(checkpoint.dry_run && checkpoint.no_sockets);
   EXPECT_FALSE(std::get<CheckpointCommand>(parse_command("1234")).dry_run);
-  for (const char* line : {"check", "check all", "check 0", "check 12 x", "check 12 answer=8", "check full 12"}) {
+  for (const char* line : {"check", "check all", "check 0", "check 12 x", "check 12 answer=8", "check 12 every=1s", "check 12 every=never", "check full 12"}) {
     EXPECT_EQ(refusal(line).err(), EINVAL) << line;
   }
 }

@@ -15,7 +15,7 @@ long_options() { grep -oE -- '--[a-z][a-z-]+' | sort -u; }
 page=$(plain ckpt.1)
 {
   "$bin/ckpt" --help
-  for command in save restore ls rm diff seal check gc stats; do "$bin/ckpt" "$command" --help; done
+  for command in save restore ls log rm diff seal check gc stats; do "$bin/ckpt" "$command" --help; done
 } >"${TMPDIR:-/tmp}/man_test.$$"
 trap 'rm -f "${TMPDIR:-/tmp}/man_test.$$"' EXIT
 while read -r option; do
@@ -31,7 +31,7 @@ done < <("$bin/ckpt" --help | sed -n '/^Subcommands:/,$s/^  \([a-z]*\) .*/\1/p')
 page=$(plain ckptfs.1)
 while read -r option; do
   grep -q -- "$option" <<<"$page" || complain "ckptfs.1 lacks -o $option"
-done < <("$bin/ckptfs" --help | sed -n '1,/no_clone_fd/s/^ *-o \([a-z_]*\).*/\1/p')
+done < <("$bin/ckptfs" --help | sed -n '1,/engine=/s/^ *-o \([a-z_]*\).*/\1/p')
 
 page=$(plain ckpt-ctl.5)
 while read -r word; do

@@ -3,6 +3,7 @@
 
 #include "engine/base/error.h"
 #include "tools/ckpt/commands.h"
+#include "tools/ckpt/log.h"
 
 namespace {
 
@@ -46,7 +47,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   for (const auto add :
-       {add_save, add_restore, add_ls, add_rm, add_diff, add_seal, add_check, add_gc, add_stats}) {
+       {add_save, add_restore, add_ls, add_log, add_rm, add_diff, add_seal, add_check, add_gc, add_stats}) {
     add(app, choice);
   }
   try {

@@ -20,6 +20,7 @@ struct SaveOptions {
   bool exit = false;
   bool stop = false;
   bool no_sockets = false;
+  std::string every, keep, until;  ///< of a series
   bool dry_run = false;
   std::vector<std::string> words;  ///< further options of ctl, as they are
 };
@@ -29,6 +30,9 @@ std::string command_for(const SaveOptions& options, int pid) {
   if (options.exit) line += " exit";
   if (options.stop) line += " stop";
   if (options.no_sockets) line += " no_sockets";
+  if (!options.every.empty()) line += " every=" + options.every;
+  if (!options.keep.empty()) line += " keep=" + options.keep;
+  if (!options.until.empty()) line += " until=" + options.until;
   if (!options.name.empty()) line += " name=" + options.name;
   for (const std::string& word : options.words) line += " " + word;
   return line;
@@ -96,6 +100,15 @@ void add_save(CLI::App& app, Choice& choice) {
   command->add_flag("--stop", options->stop, "Leave the process stopped")->excludes(exit);
   command->add_flag("--no-sockets", options->no_sockets,
                     "Sockets that lead out of the process are closed in the image, instead of refusing it");
+  auto* every = command->add_option("--every", options->every,
+                                    "Begin a series: a checkpoint every so often (500ms, 1s, 5m, 1h, 1d); never ends it")
+                    ->type_name("TIME");
+  command->add_option("--keep", options->keep, "Images of the series that stay: the last 10, one a minute: 10,60m,24h,7d")
+      ->type_name("RULE")
+      ->needs(every);
+  command->add_option("--until", options->until, "End of the series: after so many images, or so much time")
+      ->type_name("COUNT|TIME")
+      ->needs(every);
   command->add_flag("-d,--dry-run", options->dry_run, "Only tell what cannot be checkpointed, all of it; nothing is stored");
   command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
       ->type_name("WORD")

@@ -33,7 +33,7 @@ _ckpt_pids() {
 
 _ckpt() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-  local commands='save restore ls rm diff seal check gc stats' global='--mount --store --json --help --version'
+  local commands='save restore ls log rm diff seal check gc stats' global='--mount --store --json --help --version'
   local command='' i
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${COMP_WORDS[i]} in
@@ -51,14 +51,14 @@ _ckpt() {
       mapfile -t COMPREPLY < <(compgen -d -- "$cur")
       return
       ;;
-    --name | -n | --option | -o) [[ $command == save || $command == restore ]] && return ;;
+    --name | -n | --option | -o | --every | --keep | --until) [[ $command == save || $command == restore ]] && return ;;
   esac
 
   local options=$global words='' files=no
   case $command in
     '') words=$commands ;;
     save)
-      options+=' --name --exit --stop --no-sockets --dry-run --option'
+      options+=' --name --exit --stop --no-sockets --every --keep --until --dry-run --option'
       words=$(_ckpt_pids)
       ;;
     restore)
@@ -66,7 +66,7 @@ _ckpt() {
       words=$(_ckpt_images)
       files=yes
       ;;
-    rm) words=$(_ckpt_images) ;;
+    rm | log) words=$(_ckpt_images) ;;
     diff)
       words=$(_ckpt_images)
       files=yes
