@@ -136,7 +136,7 @@ struct ckpt_process {
 
 /*
  * All threads of a process asked to stand still: a descriptor. Each does so on its way back to user mode, its system call, if
- * any, being interrupted as by a signal without a handler. They go on when the descriptor is closed by the process that has
+ * any, being interrupted as by a signal without a handler; those that fail then with EINTR (signal(7)) are begun again. They go on when the descriptor is closed by the process that has
  * it, whoever else may have inherited it, or by that one's end.
  *
  * EPERM and ESRCH as above; EBUSY of a process with an io_uring; EINVAL of the caller's own.

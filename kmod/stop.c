@@ -3,6 +3,7 @@
  * Threads that stand still in their own context, on their way back to user mode: a task work makes each note its own state
  * and wait until it is let go. Nobody traces them.
  */
+#include <asm/unistd.h>
 #include <linux/elf.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -112,6 +113,31 @@ static int note_state(struct thread *thread)
 	return 0;
 }
 
+/*
+ * Some calls fail with EINTR at any interruption, with a handler or without (signal(7)). They are begun again, unless a handler
+ * is to run: it was only we who interrupted them.
+ */
+static void undo_interruption(struct pt_regs *regs)
+{
+	if (regs->ax != -EINTR)
+		return;
+	switch (regs->orig_ax) {
+	case __NR_epoll_wait:
+	case __NR_epoll_pwait:
+	case __NR_epoll_pwait2:
+	case __NR_semop:
+	case __NR_semtimedop:
+	case __NR_rt_sigtimedwait:
+	case __NR_io_getevents:
+	case __NR_io_pgetevents:
+	case __NR_accept:
+	case __NR_accept4:
+	case __NR_recvfrom:
+	case __NR_recvmsg:
+		regs->ax = -ERESTARTNOHAND;
+	}
+}
+
 /* False where it is to go on at once. */
 static bool stands(struct thread *thread)
 {
@@ -121,6 +147,8 @@ static bool stands(struct thread *thread)
 	/* The right to stop it was given for this program. */
 	if ((current->flags & PF_EXITING) || current->mm != stop->mm)
 		return false;
+	if (user_64bit_mode(task_pt_regs(current)))
+		undo_interruption(task_pt_regs(current));
 	thread->error = note_state(thread);
 	spin_lock(&stop->lock);
 	good = !stop->let_go;
