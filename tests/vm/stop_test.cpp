@@ -280,7 +280,9 @@ TEST_F(Stops, SystemCallsGoOnAsIfNothingHadBeen) {
       EXPECT_EQ(stop.go_on(1, {}), ESRCH);
     }
     stop.end();
-    if (!changed) ASSERT_TRUE(waits_in("232 "));
+    if (!changed) {
+      ASSERT_TRUE(waits_in("232 "));
+    }
   }
   EXPECT_TRUE(wait_until([&] { return common_->word == 0x200 + EXDEV; })) << common_->word;
   close(in[0]);
