@@ -353,7 +353,6 @@ CheckpointResult TreeCapture::check() {
   CheckpointResult result;
   result.processes = order_.size();
   result.stop_ns = stop_ns_;
-  result.time_ns = time_ns_;
   return result;
 }
 
@@ -410,6 +409,7 @@ CheckpointResult TreeCapture::commit() {
   if (header.memory) shared_.image->put(kResumeScriptName, kResumeScript);
   shared_.image->write_manifest(header);
   result.stop_ns = stop_ns_;
+  result.time_ns = time_ns_;
   if (shared_.options.deliver) {
     shared_.options.deliver(*shared_.image);
     return result;
