@@ -132,6 +132,7 @@ std::string Commands::run_in_pid_namespace(const RestoreCommand& command, const 
 std::string Commands::run(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
   const auto tree = catalog_.open(command.name);
   catalog_.check_may_read(*tree, command.name, caller.uid);
+  const ImageUses::Lease lease = catalog_.uses().hold(tree->id(), tree->image().describe());
   ResumeOptions options;
   options.stopped = command.stopped;
   options.cancel = cancel;

@@ -24,6 +24,7 @@
 #include "engine/make_room.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
+#include "engine/process/spawn.h"
 #include "engine/process/stub_tree.h"
 #include "engine/process/xsave_layout.h"
 #include "engine/resume_family.h"
@@ -51,6 +52,7 @@ class TreeResume {
   void read_family();
   std::vector<pid_t> read_zombies() const;
   void open_files();
+  void check_pids() const;
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
@@ -136,6 +138,13 @@ void TreeResume::open_files() {
   const AsCaller rights(shared_.caller);
   for (const Relations& member : family_) {
     if (!member.exit_status) process(member.pid).open_files();
+  }
+}
+
+/// Nothing is opened, which somebody else may see, for a resume that is bound to fail.
+void TreeResume::check_pids() const {
+  for (const pid_t pid : shared_.pids) {
+    if ((::kill(pid, 0) == 0 || errno != ESRCH) && !is_ending(pid)) fail_clone(pid, EEXIST);
   }
 }
 
@@ -226,6 +235,7 @@ pid_t TreeResume::make_all() {
   read_header();
   for (const auto& [pid, process] : processes_) process->parse();
   read_family();
+  if (!make_room_) check_pids();
   open_files();
   if (make_room_) make_room_(std::vector(shared_.pids.begin(), shared_.pids.end()));
   wait_for_pids();
