@@ -25,8 +25,6 @@ namespace ckpt {
 
 namespace {
 
-bool runs(pid_t pid) { return ::kill(pid, 0) == 0 || errno != ESRCH; }
-
 /// Number and arguments of a system call (/proc/PID/task/TID/syscall) are those of wait4(2) or waitid(2), of `parent`, that
 /// the end of `child` would end.
 bool is_wait_for(const std::vector<std::string>& words, pid_t parent, pid_t child) {
@@ -72,7 +70,7 @@ void check_will_be_reaped(pid_t pid, const Caller& caller) {
   const std::string status = read_file(fmt::format("/proc/{}/status", parent));
   constexpr uint64_t kSigChld = uint64_t{1} << (SIGCHLD - 1);
   const auto has = [&](const char* mask) {
-    return (parse_u64("0x" + status_field(status, mask)).value_or(0) & kSigChld) != 0;
+    return (status_mask(status, mask) & kSigChld) != 0;
   };
   if (has("SigIgn") || has("SigCgt") || waits_for(parent, pid)) return;
   fail(EBUSY, "{}: cannot be replaced: its parent {} ({}) does not wait for its end, and the pid would stay in use", pid,
@@ -114,7 +112,7 @@ void Replacement::make_room(const StoredImage& image, std::span<const pid_t> pid
                             const CancelFlag* cancel) {
   const pid_t root = image.info().header.pid;
   // What is about to end anyway is the resume's to wait for.
-  const auto in_the_way = [](pid_t pid) { return runs(pid) && !is_ending(pid); };
+  const auto in_the_way = [](pid_t pid) { return pid_in_use(pid) && !is_ending(pid); };
   for (const pid_t pid : pids) {
     if (pid != root && in_the_way(pid) && !is_same_or_ancestor(root, pid)) {
       fail(EEXIST, "{}: the pid is in use by a process that is no descendant of {}", pid, root);

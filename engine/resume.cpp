@@ -144,12 +144,12 @@ void TreeResume::open_files() {
 /// Nothing is opened, which somebody else may see, for a resume that is bound to fail.
 void TreeResume::check_pids() const {
   for (const pid_t pid : shared_.pids) {
-    if ((::kill(pid, 0) == 0 || errno != ESRCH) && !is_ending(pid)) fail_clone(pid, EEXIST);
+    if (pid_in_use(pid) && !is_ending(pid)) fail_clone(pid, EEXIST);
   }
 }
 
 /// No process has the pid, but the group of that number has members: zombies, as a rule, that init is about to reap.
-bool is_left_as_group(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH && ::kill(-pid, 0) == 0; }
+bool is_left_as_group(pid_t pid) { return !pid_in_use(pid) && ::kill(-pid, 0) == 0; }
 
 // Who has just killed the old processes copies their archive at once; their parents, or init, take a moment to reap them.
 void TreeResume::wait_for_pids() const {

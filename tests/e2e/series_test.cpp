@@ -212,6 +212,14 @@ class GoingBack : public testing::Test {
   CommandResult replace_by(const std::string& image) const {
     return run({CKPT_BIN_DIR "/ckpt", "--mount", mount_.path(), "restore", "-o", "replace", image});
   }
+  /// images/edited: the image as `script` has changed it, with its directory as $1, and sealed.
+  void make_edited(const char* script) const {
+    const std::string archive = scratch_.path() + "/edited";
+    ASSERT_EQ(run({"cp", "-a", mount_.path("images/" + pid_), archive}).status, 0);
+    ASSERT_EQ(run({"sh", "-c", script, "sh", archive}).status, 0);
+    ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
+    ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
+  }
   std::string file() const { return scratch_.path() + "/numbers"; }
   std::vector<long> numbers() const {
     std::ifstream in(file());
@@ -278,11 +286,7 @@ TEST_F(GoingBack, is_refused_where_the_parent_waits_for_another_child) {
 
 TEST_F(GoingBack, is_refused_where_the_pid_is_another_programs) {
   reap();
-  const std::string archive = scratch_.path() + "/edited";
-  ASSERT_EQ(run({"cp", "-a", mount_.path("images/" + pid_), archive}).status, 0);
-  ASSERT_EQ(run({"sh", "-c", "ln -sf /bin/cat \"$1/exe\"", "sh", archive}).status, 0);
-  ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
-  ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
+  ASSERT_NO_FATAL_FAILURE(make_edited("ln -sf /bin/cat \"$1/exe\""));
   const CommandResult outcome = replace_by("edited");
   EXPECT_EQ(outcome.status, 1);
   EXPECT_NE(outcome.output.find("in use by another program ("), std::string::npos) << outcome.output;
@@ -309,11 +313,7 @@ TEST_F(GoingBack, replaces_the_running_process) {
 
 TEST_F(GoingBack, leaves_the_running_process_alone_where_the_image_is_no_good) {
   reap();
-  const std::string archive = scratch_.path() + "/edited";
-  ASSERT_EQ(run({"cp", "-a", mount_.path("images/" + pid_), archive}).status, 0);
-  ASSERT_EQ(run({"sh", "-c", "rm \"$1/cwd\" && ln -s /no/such/directory \"$1/cwd\"", "sh", archive}).status, 0);
-  ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
-  ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
+  ASSERT_NO_FATAL_FAILURE(make_edited("rm \"$1/cwd\" && ln -s /no/such/directory \"$1/cwd\""));
   const CommandResult outcome = replace_by("edited");
   EXPECT_EQ(outcome.status, 1);
   EXPECT_NE(outcome.output.find("/no/such/directory"), std::string::npos) << outcome.output;

@@ -11,9 +11,4 @@ export CKPTFS_TEST_OPTIONS=engine=kernel
 "$CKPT_BUILD/bin/programs_test" --gtest_brief=1 --gtest_filter="*.go_on/mem_snapshot:$programs:-*.undisturbed/*" || exit 1
 unset CKPTFS_TEST_OPTIONS
 "$CKPT_BUILD/bin/vm/engine_ratio" || exit 1
-tries=0
-until rmmod ckpt; do
-  tries=$((tries + 1))
-  [ $tries -lt 100 ] || fail 'the module is still in use'
-  sleep 0.1
-done
+unload ckpt || exit 1
