@@ -16,6 +16,7 @@
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/layout.h"
+#include "engine/memory/tracking.h"
 
 namespace ckpt {
 namespace {
@@ -86,7 +87,10 @@ void ProcessCapture::look() {
   if (!process_) {
     can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
   }
-  memory_.read();
+  if (shared_.options.tracking != nullptr && shared_.options.engine != EngineChoice::kernel) {
+    tracking_ = shared_.options.tracking->find(pid_, shared_.root, shared_.options.track);
+  }
+  memory_.read(tracking_ && tracking_->attached());
   probe_mm();
   refuse_mappings(pid_, memory_.vmas(), refusals);
   read_files();
@@ -100,7 +104,10 @@ void ProcessCapture::refuse_again() {
 void ProcessCapture::share(const Sharing& sharing) {
   sharing_ = sharing;
   if (sharing.descriptors != 0) files_.clear();
-  if (sharing.memory != 0) snapshot_.reset();
+  if (sharing.memory != 0) {
+    snapshot_.reset();
+    shared_.common_memory.insert(sharing.memory);
+  }
 }
 
 void ProcessCapture::read_files() {
@@ -120,12 +127,19 @@ void ProcessCapture::prepare_snapshot(std::string_view without) {
   target.engine = shared_.options.engine;
   target.without = without;
   target.only = shared_.options.snapshot;
+  if (tracking_ && goes_on_with_memory()) {
+    if (tracking_->follows() && !shared_.common_memory.contains(pid_) && without.empty() && target.only.empty()) {
+      target.tracking = tracking_.get();
+    } else {
+      tracking_->end();  // a mapping has one userfaultfd at a time
+    }
+  }
   target.cpus = &cpus_;
   target.scratch = [&store = shared_.store] { return store.scratch_file(); };
   target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
   snapshot_ = choose_snapshot(target, memory_.vmas());
-  if (!snapshot_->wants_prepare_stop()) return;
-  {
+  if (!incremental() && !snapshot_->wants_prepare_stop()) return;
+  if (snapshot_->wants_prepare_stop()) {
     StoppedProcess process(pid_);
     process.stop(shared_.options.cancel);
     snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
@@ -235,8 +249,16 @@ void ProcessCapture::capture(const Relations& relations) {
   process_->finish_calls();
 }
 
+bool ProcessCapture::goes_on_with_memory() const {
+  return shared_.options.after == AfterCapture::go_on && shared_.options.memory;
+}
+
 void ProcessCapture::fix_snapshot() {
   if (!snapshot_) return;
+  if (tracking_ && goes_on_with_memory()) {
+    tracking_->attach(process_->leader());
+    process_->finish_calls();
+  }
   snapshot_->spare(std::move(shared_.exit_words[pid_]));
   snapshot_->fix(memory_.vmas(), process_->leader());
   process_->finish_calls();
@@ -265,6 +287,25 @@ void ProcessCapture::capture_memory_map() {
   shared_.refusals.raise();
   shared_.image->put(prefix_ + "maps", memory_.maps());
   shared_.image->put(prefix_ + "smaps", memory_.smaps());
+}
+
+void ProcessCapture::follow(const std::shared_ptr<const ImageSource>& image) noexcept {
+  if (!tracking_ || !goes_on_with_memory()) return;
+  try {
+    if (!snapshot_ || shared_.common_memory.contains(pid_)) {
+      tracking_->end();
+    } else if (incremental()) {
+      tracking_->advance(image, prefix_);
+    } else if (tracking_->attached()) {
+      tracking_->begin(image, prefix_, shared_.options.tracking->least_bytes(), [this] {
+        StoppedProcess process(pid_);
+        process.stop(shared_.options.cancel);
+      }, shared_.options.cancel);
+    }
+  } catch (const std::exception&) {
+    // The image is there; the next one will be read in full.
+    tracking_->end();
+  }
 }
 
 void ProcessCapture::release_snapshot() noexcept {

@@ -70,7 +70,12 @@ void copy_blocks(Snapshot& snapshot, BlockQueue& queue) {
     while (auto block = queue.next()) {
       const std::span<std::byte> data(buffer.data(), block->range.size());
       snapshot.read(block->range, data);
-      block->sink->put_block(block->index, data);
+      const std::vector<SamePages> same = snapshot.unchanged(block->range);
+      if (same.empty()) {
+        block->sink->put_block(block->index, data);
+      } else {
+        block->sink->put_block(block->index, data, *snapshot.base(), same);
+      }
     }
   } catch (...) {
     queue.set_error(std::current_exception());
