@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/engine.h"
+
 namespace ckpt {
 
 ImageTree::ImageTree(std::shared_ptr<const StoredImage> image) : image_(std::move(image)) {
@@ -87,7 +89,7 @@ void Catalog::rename(const std::string& from, const std::string& to, uid_t uid) 
 void Catalog::remove(const std::string& name, uid_t uid) {
   const auto tree = open(name);
   if (uid != 0 && uid != tree->owner()) fail(EPERM, "images/{}: only its owner may delete it", name);
-  store_.delete_image(name, tree->id());
+  delete_image(store_, name, tree->id());
   changed();
 }
 

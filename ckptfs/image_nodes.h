@@ -70,6 +70,7 @@ class ImageNode : public Node {
   double attribute_timeout() const override { return kForever; }
   /// The image's own name may change hands at any checkpoint, of which the kernel is told; the names within never do.
   double entry_timeout() const override { return index_ == 0 ? 1 : kForever; }
+  double absence_timeout() const override { return kForever; }
   void set_attributes(const Request&, const struct stat&, const AttributeChanges&) override;
   std::string read_link() const override;
   HandlePtr open(const Request&, int flags) override;

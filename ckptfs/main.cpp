@@ -45,7 +45,7 @@ int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& backgro
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (ckpt::is_pid_namespace_helper(argc, argv)) return ckpt::pid_namespace_helper(argv);
+  if (ckpt::is_pid_namespace_helper(argc, argv)) ckpt::pid_namespace_helper(argv);
   fuse_args args = FUSE_ARGS_INIT(argc, argv);
   ckpt::Background background;
   int status = EXIT_FAILURE;

@@ -102,6 +102,8 @@ class Node : public std::enable_shared_from_this<Node> {
   /// Seconds for which the kernel may trust the attributes, and the name under which the node was found.
   virtual double attribute_timeout() const { return 0; }
   virtual double entry_timeout() const { return 0; }
+  /// How long the kernel may keep that a name is not in this directory.
+  virtual double absence_timeout() const { return 0; }
   virtual void set_attributes(const Request&, const struct stat&, const AttributeChanges&);
 
   virtual std::string read_link() const;

@@ -58,12 +58,6 @@ fuse_entry_param make_entry(fuse_req_t req, const NodePtr& found) {
 }
 
 void reply_entry(fuse_req_t req, const NodePtr& found) {
-  if (!found) {
-    fuse_entry_param absent{};
-    absent.entry_timeout = kForever;
-    fuse_reply_entry(req, &absent);
-    return;
-  }
   const fuse_entry_param entry = make_entry(req, found);
   // ENOENT: the caller was interrupted and the kernel has not taken the entry.
   if (fuse_reply_entry(req, &entry) != 0) filesystem(req).inodes().forget(entry.ino, 1);
@@ -90,7 +84,14 @@ void op_init(void*, fuse_conn_info* connection) {
 }
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
-  checked_call(req, "lookup", [&] { reply_entry(req, node(req, parent)->lookup(decode(req), name)); });
+  checked_call(req, "lookup", [&] {
+    const NodePtr directory = node(req, parent);
+    const NodePtr found = directory->lookup(decode(req), name);
+    if (found) return reply_entry(req, found);
+    fuse_entry_param absent{};
+    absent.entry_timeout = directory->absence_timeout();
+    fuse_reply_entry(req, &absent);
+  });
 }
 
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count) {
@@ -287,6 +288,9 @@ size_t add_entry(fuse_req_t req, char* at, size_t room, const DirEntry& e, off_t
   return used;
 }
 
+/// A reader asks for up to a megabyte at once, and few directories here fill this.
+constexpr size_t kReadDirectory = 32 << 10;
+
 void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info* fi, bool plus) {
   checked_call(req, plus ? "readdirplus" : "readdir", [&] {
     const OpenDirectoryPtr dir_alive = open_directory(fi);
@@ -296,6 +300,7 @@ void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, f
       dir.entries = {{".", ino, S_IFDIR, nullptr}, {"..", kRootIno, S_IFDIR, nullptr}};
       for (DirEntry& entry : node(req, ino)->list(decode(req))) dir.entries.push_back(std::move(entry));
     }
+    size = std::min(size, kReadDirectory);
     std::vector<char> buffer(size);
     size_t used = 0;
     for (auto i = static_cast<size_t>(offset); i < dir.entries.size(); ++i) {

@@ -21,7 +21,6 @@ namespace {
 struct Parsed {
   char* store = nullptr;
   char* engine = nullptr;
-  int no_clone_fd = 0;
   std::vector<std::string>* positional = nullptr;
 };
 
@@ -29,7 +28,6 @@ struct Parsed {
 const fuse_opt kOptions[] = {
     {"store=%s", offsetof(Parsed, store), 0},
     {"engine=%s", offsetof(Parsed, engine), 0},
-    {"no_clone_fd", offsetof(Parsed, no_clone_fd), 1},
     FUSE_OPT_END,
 };
 
@@ -132,7 +130,6 @@ Options parse_options(fuse_args& args) {
   options.show_version = common.show_version != 0;
   options.foreground = common.foreground != 0;
   options.single_threaded = common.singlethread != 0;
-  options.clone_fd = parsed.no_clone_fd == 0;
   options.max_threads = common.max_threads;
   if (options.show_help || options.show_version) return options;
   if (!mountpoint) fail(EINVAL, "no mount point is given");
@@ -153,8 +150,7 @@ void print_help(const char* program) {
       "them, and a copy of one in MOUNTPOINT/restore resumes it.\n"
       "\n"
       "    -o store=DIR           where the images are kept (default: %s)\n"
-      "    -o engine=auto         how a process is read: ptrace, kernel (the module ckpt.ko), or auto\n"
-      "    -o no_clone_fd         one /dev/fuse descriptor for all threads\n",
+      "    -o engine=auto         how a process is read: ptrace, kernel (the module ckpt.ko), or auto\n",
       program, default_store().c_str());
   fuse_cmdline_help();
   fuse_lowlevel_help();

@@ -14,7 +14,6 @@ struct Options {
   bool foreground = false;   ///< -f, or implied by -d
   bool single_threaded = false;
   EngineChoice engine = EngineChoice::automatic;
-  bool clone_fd = true;
   unsigned max_threads = 0;
   bool show_help = false;
   bool show_version = false;

@@ -30,6 +30,6 @@ PidNamespaceResult resume_in_pid_namespace(const std::string& image, const std::
 
 /// Whether the program was started as the helper; then its whole main.
 bool is_pid_namespace_helper(int argc, char** argv);
-int pid_namespace_helper(char** argv);
+[[noreturn]] void pid_namespace_helper(char** argv);
 
 }  // namespace ckpt

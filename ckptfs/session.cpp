@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "ckptfs/operations.h"
+#include "ckptfs/request_loop.h"
 #include "engine/base/record.h"
 
 namespace ckpt {
@@ -78,20 +79,15 @@ Session::~Session() {
 
 int Session::serve() {
   if (fuse_set_signal_handlers(session_) != 0) fail(EIO, "the signal handlers cannot be set");
-  BlockedSignals::unblock();
   int result = 0;
   if (options_.single_threaded) {
+    BlockedSignals::unblock();
     result = fuse_session_loop(session_);
   } else {
-    const std::unique_ptr<fuse_loop_config, decltype(&fuse_loop_cfg_destroy)> config(fuse_loop_cfg_create(),
-                                                                                    &fuse_loop_cfg_destroy);
     // Whatever may wait has a worker of its own; these threads copy pages and answer from memory.
     constexpr unsigned kThreads = 32;
-    fuse_loop_cfg_set_clone_fd(config.get(), options_.clone_fd ? 1 : 0);
     // libfuse's own default, 10, cannot be told from a wish; -s is there for whoever wants one thread.
-    fuse_loop_cfg_set_max_threads(config.get(), std::max(options_.max_threads, kThreads));
-    fuse_loop_cfg_set_idle_threads(config.get(), kThreads);
-    result = fuse_session_loop_mt(session_, config.get());
+    result = RequestLoop(session_, std::max(options_.max_threads, kThreads)).run();
   }
   // The store is still to be closed: a second signal, or the first one just after an unmount, must not cut that short.
   const BlockedSignals until_the_end;

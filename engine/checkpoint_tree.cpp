@@ -319,7 +319,7 @@ void TreeCapture::capture_stopped() {
   if (!refusals.collect([this] { shared_.queued = find_queued_descriptors(order_.front()->context()); })) refusals.raise();
   const bool ends = shared_.options.after == AfterCapture::exit || shared_.options.after == AfterCapture::exit_but_root;
   if (ends && !shared_.options.dry_run && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
-    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context(), time_ns_); });
+    refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context()); });
   }
   for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
   for (const auto& [pid, relations] : family_) {

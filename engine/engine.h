@@ -119,4 +119,9 @@ struct ResumeResult {
 /// has changed), EOPNOTSUPP, ENOEXEC (another architecture, missing XSAVE features). Thread-safe; blocks.
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options);
 
+/// Deletes a stored image. What its checkpoint has left in the system for the resume (the rule that drops what the peers of
+/// ended TCP connections send) goes with the last copy in the store. Whether the caller may is not asked. Throws Error as
+/// Store::delete_image() does. Thread-safe.
+void delete_image(Store& store, const std::string& name, uint64_t id = 0);
+
 }  // namespace ckpt

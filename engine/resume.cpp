@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/sched.h"
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
 #include "engine/kinds/family.h"
@@ -209,7 +210,7 @@ pid_t TreeResume::run() {
     shared_.objects.clear();
     shared_.kept.clear();
     shared_.last.clear();
-    for (auto work = shared_.undo.rbegin(); work != shared_.undo.rend(); ++work) (*work)();
+    shared_.traces.take_back();
     throw;
   }
 }
@@ -217,8 +218,8 @@ pid_t TreeResume::run() {
 void TreeResume::restore_ipc(StubTree& tree) {
   IpcMembers members;
   for (Stub* stub : tree.stubs()) members.emplace(stub->pid(), &stub->leader());
-  restore_semaphores(shared_.image, shared_.caller, members, shared_.undo);
-  restore_message_queues(shared_.image, shared_.caller, members, shared_.undo);
+  restore_semaphores(shared_.image, shared_.caller, members, shared_.traces);
+  restore_message_queues(shared_.image, shared_.caller, members, shared_.traces);
 }
 
 pid_t TreeResume::make_all() {
@@ -258,7 +259,9 @@ pid_t TreeResume::make_all() {
   for (auto stub = stubs.rbegin(); stub != stubs.rend(); ++stub) process((*stub)->pid()).make_ready(**stub);
   for (const auto& work : shared_.last) work();
   shared_.last.clear();
-  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); });
+  // They run at once, on the CPU that we have shared with them; who has asked for it is not to wait for a slice of theirs.
+  go_first();
+  tree.let_go([this](pid_t pid) { return shared_.options.stopped || process(pid).was_stopped(); }, shared_.traces);
   return shared_.root;
 }
 

@@ -38,7 +38,7 @@ ProcessResume::ProcessResume(SharedResume& shared, pid_t pid) : shared_(shared) 
   ctx_.objects = &shared.objects;
   ctx_.tables = &shared.tables;
   ctx_.kept = &shared.kept;
-  ctx_.undo = &shared.undo;
+  ctx_.traces = &shared.traces;
   ctx_.last = &shared.last;
   ctx_.pids = &shared.pids;
   ctx_.root = shared.root;

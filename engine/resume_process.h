@@ -32,7 +32,7 @@ struct SharedResume {
   std::map<std::string, UniqueFd> objects;                        ///< see RestoreContext
   std::map<pid_t, RestoredFds> tables;                            ///< see RestoreContext
   std::vector<std::shared_ptr<void>> kept;                        ///< see RestoreContext
-  std::vector<std::function<void()>> undo;                        ///< see RestoreContext
+  Traces traces;                                                  ///< see RestoreContext
   std::vector<std::function<void()>> last;                        ///< see RestoreContext
 
   /// Throws Error(EINTR).

@@ -16,6 +16,7 @@
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/inet_address.h"
 #include "engine/kinds/inet_options.h"
+#include "engine/kinds/peer_hold.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/socket_options.h"
 #include "engine/kinds/tcp_connection.h"
@@ -115,6 +116,22 @@ State tcp_state(const CaptureContext& ctx, int mine, const OpenFd& fd) {
   return (events_of(mine) & POLLRDHUP) != 0 ? State::ended : State::unconnected;
 }
 
+/// Names of all of an image's.
+std::vector<std::string> recorded_sockets(const ImageSource& image) {
+  constexpr std::string_view kPath = "objects/inet-";
+  std::vector<std::string> objects;
+  for (const ImageEntry& entry : image.below("objects")) {
+    if (!entry.path.starts_with(kPath) || entry.path.find('.') != std::string::npos) continue;
+    objects.push_back(entry.path.substr(entry.path.find('/') + 1));
+  }
+  return objects;
+}
+
+Record record_of(const ImageSource& image, const std::string& object) {
+  const std::string path = "objects/" + object;
+  return Record::parse(image.read(path), image.describe() + "/" + path);
+}
+
 class InetSocketKind : public DescriptorKind {
  public:
   const char* name() const override { return "inet"; }
@@ -148,7 +165,7 @@ class InetSocketKind : public DescriptorKind {
     const std::string object = object_name(record, "inet-");
     make_connections(ctx);
     const auto made = ctx.objects->find(object);
-    UniqueFd fd = made == ctx.objects->end() ? make(ctx, record_of(ctx, object), object)
+    UniqueFd fd = made == ctx.objects->end() ? make(ctx, record_of(*ctx.image, object), object)
                                              : UniqueFd(::fcntl(made->second.get(), F_DUPFD_CLOEXEC, 0));
     if (!fd) fail_errno("{}: dup", record.where());
     set_status_flags(fd.get(), record);
@@ -184,20 +201,12 @@ class InetSocketKind : public DescriptorKind {
     ctx.image->put("objects/" + object, out.text());
   }
 
-  static Record record_of(const RestoreContext& ctx, const std::string& object) {
-    const std::string path = "objects/" + object;
-    return Record::parse(ctx.image->read(path), ctx.image->describe() + "/" + path);
-  }
-
   /// Before any socket is bound that listens at one's port: what the kernel remembers of a connection's end (TIME_WAIT) would
   /// keep it from that, and goes when the connection is there again.
   static void make_connections(const RestoreContext& ctx) {
-    constexpr std::string_view kPath = "objects/inet-";
     if (!ctx.objects->emplace("inet", UniqueFd()).second) return;
-    for (const ImageEntry& entry : ctx.image->below("objects")) {
-      if (!entry.path.starts_with(kPath) || entry.path.find('.') != std::string::npos) continue;
-      const std::string object = entry.path.substr(entry.path.find('/') + 1);
-      const Record record = record_of(ctx, object);
+    for (const std::string& object : recorded_sockets(*ctx.image)) {
+      const Record record = record_of(*ctx.image, object);
       if (record.find("state") == "established") ctx.objects->emplace(object, make(ctx, record, object));
     }
   }
@@ -230,7 +239,7 @@ class InetSocketKind : public DescriptorKind {
       const InetAddress peer = parse_address(record, "peer", domain);
       if (::connect(fd.get(), peer.get(), peer.size) != 0) fail_errno("{}: connecting to {}", record.where(), peer.text());
     }
-    set_user(ctx, fd.get(), record);
+    restore_socket_user(fd.get(), record, ctx.caller);
     return fd;
   }
 
@@ -248,16 +257,17 @@ class InetSocketKind : public DescriptorKind {
     }
     if (tcp) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
   }
-
-  static void set_user(const RestoreContext& ctx, int fd, const Record& record) {
-    const auto ids = record.get_numbers("user", 2);
-    if (ids[0] >= UINT32_MAX || ids[1] >= UINT32_MAX) fail(EINVAL, "{}: user is malformed", record.where());
-    if (!ctx.caller.privileged()) return;
-    if (::fchown(fd, static_cast<uid_t>(ids[0]), static_cast<gid_t>(ids[1])) != 0) fail_errno("{}: user", record.where());
-  }
 };
 
 }  // namespace
+
+std::string recorded_hold(const ImageSource& image) {
+  for (const std::string& object : recorded_sockets(image)) {
+    const auto name = record_of(image, object).find("held");
+    if (name && is_hold_name(*name)) return *name;
+  }
+  return "";
+}
 
 const DescriptorKind& inet_socket_kind() {
   static const InetSocketKind kind;

@@ -24,4 +24,7 @@ namespace ckpt {
 /// Matches every socket: asked after those kinds that know one better.
 const DescriptorKind& inet_socket_kind();
 
+/// The name of the rule that waits for the resume of an image's TCP connections (peer_hold.h), empty for none. Throws Error.
+std::string recorded_hold(const ImageSource& image);
+
 }  // namespace ckpt

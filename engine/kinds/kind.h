@@ -24,6 +24,7 @@
 #include "engine/caller.h"
 #include "engine/image/image.h"
 #include "engine/process/remote.h"
+#include "engine/process/traces.h"
 
 namespace ckpt {
 
@@ -167,9 +168,8 @@ struct RestoreContext {
   std::function<int(pid_t pid, int fd)> file_of;
   /// What must live until the processes run, and not longer (an attachment that keeps a segment of shared memory).
   std::vector<std::shared_ptr<void>>* kept = nullptr;
-  /// What takes back the traces that a failed resume would leave in the system (a socket's name); run in reverse order.
-  /// May not throw.
-  std::vector<std::function<void()>>* undo = nullptr;
+  /// What would stay in the system of a failed resume (a socket's name); null where nobody asks.
+  Traces* traces = nullptr;
   /// What sets going what others see, run when nothing else is likely to fail, just before the processes run.
   std::vector<std::function<void()>>* last = nullptr;
 

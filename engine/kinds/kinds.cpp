@@ -12,6 +12,7 @@
 #include "engine/kinds/mqueue.h"
 #include "engine/kinds/other.h"
 #include "engine/kinds/path_fd.h"
+#include "engine/kinds/netlink_socket.h"
 #include "engine/kinds/pidfd.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/pty.h"
@@ -38,6 +39,7 @@ const std::vector<const DescriptorKind*>& descriptor_kinds() {
       &ptmx_kind(),
       &tty_kind(),
       &unix_socket_kind(),
+      &netlink_socket_kind(),
       &inet_socket_kind(),  // every other socket
       &chardev_kind(),
       &eventfd_kind(),

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -124,6 +125,22 @@ void restore_locks(int fd, const Record& record) {
   }
 }
 
+namespace {
+
+/// EAGAIN is for a file that another has open, and for one that somebody just looks at, by /proc/PID/fd for instance: that
+/// lasts a moment (check_conflicting_open() in fs/locks.c counts references).
+long set_lease(int fd, int lease, Remote& leader) {
+  constexpr int kTries = 100;
+  for (int tries = 1;; ++tries) {
+    const long result =
+        leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLEASE, static_cast<uint64_t>(lease));
+    if (result != -EAGAIN || tries == kTries) return result;
+    ::usleep(1000);
+  }
+}
+
+}  // namespace
+
 void finish_locks(const Record& record, int fd, Remote& leader) {
   for (const std::string& text : record.all("lock")) {
     const Lock lock = parse_lock(text, record.where());
@@ -132,7 +149,7 @@ void finish_locks(const Record& record, int fd, Remote& leader) {
       const RemotePtr at = leader.put(to_flock(lock));
       result = leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLK, at.addr);
     } else if (lock.kind == "lease") {
-      result = leader.syscall(SYS_fcntl, static_cast<uint64_t>(fd), F_SETLEASE, lock.write ? F_WRLCK : F_RDLCK);
+      result = set_lease(fd, lock.write ? F_WRLCK : F_RDLCK, leader);
     }
     if (result < 0) fail_lock(static_cast<int>(-result), record, text);
   }

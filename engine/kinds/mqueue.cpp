@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <mqueue.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -57,9 +58,11 @@ UniqueFd make_queue(const RestoreContext& ctx, const Record& record, const std::
   mq_attr attr = {};
   attr.mq_maxmsg = static_cast<long>(record.get_u64("max_messages", kMaxMessages));
   attr.mq_msgsize = static_cast<long>(record.get_u64("message_size", kMaxMessageSize));
+  // The system call wants the name without its slash (mq_overview(7)).
+  if (ctx.traces != nullptr) ctx.traces->guard({SYS_mq_unlink, {ctx.traces->keep(name.substr(1))}});
   UniqueFd queue(mq_open(name.c_str(), flags | O_CREAT | O_EXCL, 0600, &attr));
   if (!queue) fail_errno("{}: making the message queue {}", record.where(), name);
-  if (ctx.undo != nullptr) ctx.undo->push_back([name] { mq_unlink(name.c_str()); });
+  if (ctx.traces != nullptr) ctx.traces->made([name] { mq_unlink(name.c_str()); });
   if (ctx.caller.privileged()) {
     const auto uid = static_cast<uid_t>(record.get_u64("uid", UINT32_MAX));
     const auto gid = static_cast<gid_t>(record.get_u64("gid", UINT32_MAX));

@@ -1,5 +1,6 @@
 #include "engine/kinds/quiet_end.h"
 
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,7 +28,7 @@ std::pair<pid_t, ino_t> find_outsider(const CaptureContext& ctx, const std::set<
 
 }  // namespace
 
-QuietEnd::QuietEnd(const CaptureContext& ctx, uint64_t time_ns) : sockets_(tcp_sockets_of(ctx)) {
+QuietEnd::QuietEnd(const CaptureContext& ctx) : sockets_(tcp_sockets_of(ctx)) {
   if (sockets_.empty()) return;
   std::set<ino_t> inodes;
   std::set<std::pair<std::string, std::string>> inside;
@@ -44,7 +45,11 @@ QuietEnd::QuietEnd(const CaptureContext& ctx, uint64_t time_ns) : sockets_(tcp_s
          inode, pid);
   }
   std::erase_if(paths, [&](const PeerPath& path) { return inside.contains({path.first.text(), path.second.text()}); });
-  if (!paths.empty()) hold_ = std::make_unique<PeerHold>(fmt::format("ckptfs-{}-{:x}", ctx.pid, time_ns), std::move(paths));
+  if (paths.empty()) return;
+  // Who can read the image alone can name the rule in another one, and end it.
+  uint64_t secret = 0;
+  if (::getrandom(&secret, sizeof secret, 0) != sizeof secret) fail_errno("{}: getrandom", ctx.pid);
+  hold_ = std::make_unique<PeerHold>(fmt::format("ckptfs-{}-{:x}", ctx.pid, secret), std::move(paths));
 }
 
 void QuietEnd::begin() {

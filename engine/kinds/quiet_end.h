@@ -17,7 +17,7 @@ class QuietEnd {
   /// In the stop, before connections are read: what peers outside the checkpoint send is dropped from here on, so that nothing
   /// is acknowledged that is not in the image. Throws Error: EOPNOTSUPP for a connection that a process outside has too, or
   /// where packets cannot be held up.
-  QuietEnd(const CaptureContext& ctx, uint64_t time_ns);
+  explicit QuietEnd(const CaptureContext& ctx);
   QuietEnd(const QuietEnd&) = delete;
   QuietEnd& operator=(const QuietEnd&) = delete;
 

@@ -3,6 +3,7 @@
 #include <linux/filter.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
@@ -152,6 +153,13 @@ int option_number(std::string_view name) {
 }
 
 }  // namespace
+
+void restore_socket_user(int fd, const Record& record, const Caller& caller) {
+  const auto ids = record.get_numbers("user", 2);
+  if (ids[0] >= UINT32_MAX || ids[1] >= UINT32_MAX) fail(EINVAL, "{}: user is malformed", record.where());
+  if (!caller.privileged()) return;
+  if (::fchown(fd, static_cast<uid_t>(ids[0]), static_cast<gid_t>(ids[1])) != 0) fail_errno("{}: user", record.where());
+}
 
 std::optional<int> socket_option(int fd, int level, int name) {
   int value = 0;

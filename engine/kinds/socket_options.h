@@ -11,6 +11,7 @@
 #include <string>
 
 #include "engine/base/record.h"
+#include "engine/caller.h"
 
 namespace ckpt {
 
@@ -24,6 +25,9 @@ void restore_socket_options(int fd, const Record& record);
 void restore_socket_buffers(int fd, const Record& record);
 /// Room for `bytes` of content while it is put back; restore_socket_options() or restore_socket_buffers() set the true sizes afterwards.
 void widen_socket_buffers(int fd, size_t bytes);
+
+/// user UID GID, of the socket itself. A plain caller's is his own. Throws Error.
+void restore_socket_user(int fd, const Record& record, const Caller& caller);
 
 /// An integer option; nothing where this kernel or this kind of socket does not have it.
 std::optional<int> socket_option(int fd, int level, int name);

@@ -13,7 +13,6 @@
 #include <sys/ipc.h>
 #include <sys/types.h>
 
-#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -23,6 +22,7 @@
 #include "engine/caller.h"
 #include "engine/image/image.h"
 #include "engine/process/remote.h"
+#include "engine/process/traces.h"
 
 namespace ckpt {
 

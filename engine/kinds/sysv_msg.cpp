@@ -127,6 +127,18 @@ void set_attributes(const IpcObject& object, uint64_t capacity, const std::strin
   if (msgctl(object.id, IPC_SET, &ds) != 0) fail_errno("{}: IPC_SET", where);
 }
 
+/// The calls that put the messages back into a queue that holds at most `most` others by then.
+std::vector<DeathGuard::Call> calls_to_replace(Traces& traces, int id, const std::vector<Message>& messages, size_t most) {
+  const DeathGuard::Call take = {SYS_msgrcv, {id, traces.keep(std::string(sizeof(long), '\0')), 0, 0, IPC_NOWAIT | MSG_NOERROR}};
+  std::vector<DeathGuard::Call> calls(most, take);
+  for (const Message& message : messages) {
+    const std::vector<char> buffer = as_buffer(message);
+    const long kept = traces.keep(std::string(buffer.begin(), buffer.end()));
+    calls.push_back({SYS_msgsnd, {id, kept, static_cast<long>(message.text.size()), IPC_NOWAIT}});
+  }
+  return calls;
+}
+
 /// Puts other messages into a queue that is there.
 void replace(int id, const std::vector<Message>& messages) {
   drain(id);
@@ -156,19 +168,25 @@ void make_queue(const RecordedQueue& queue, const Caller& caller) {
   }
 }
 
-void obtain_queue(const RecordedQueue& queue, const Caller& caller, std::vector<std::function<void()>>& undo) {
+/// Takes the queue that is there, or makes it. False where its messages are those of the image already.
+bool obtain_queue(const RecordedQueue& queue, const Caller& caller, Traces& traces) {
   const int id = queue.object.id;
   if (!find_queue(queue)) {
+    traces.guard({SYS_msgctl, {id, IPC_RMID}});
     make_queue(queue, caller);
-    undo.push_back([id] { msgctl(id, IPC_RMID, nullptr); });
-    return set_attributes(queue.object, queue.capacity, queue.where);
+    traces.made([id] { msgctl(id, IPC_RMID, nullptr); });
+    set_attributes(queue.object, queue.capacity, queue.where);
+    return true;
   }
   const msqid_ds ds = stat_queue(id);
   check_owns(caller, IpcObject(id, ds.msg_perm), queue.where);
   if (ds.msg_qbytes != queue.capacity) {
     fail(EEXIST, "{}: the message queue {} exists, with room for {} bytes", queue.where, id, ds.msg_qbytes);
   }
-  undo.push_back([id, before = peek_all(id, ds.msg_qnum, ds.__msg_cbytes)] {
+  const std::vector<Message> before = peek_all(id, ds.msg_qnum, ds.__msg_cbytes);
+  if (before == queue.messages) return false;
+  traces.guard_all(calls_to_replace(traces, id, before, std::max(before.size(), queue.messages.size() + 1)));
+  traces.made([id, before] {
     try {
       replace(id, before);
     } catch (const Error&) {
@@ -176,6 +194,7 @@ void obtain_queue(const RecordedQueue& queue, const Caller& caller, std::vector<
     }
   });
   drain(id);
+  return true;
 }
 
 /// The messages, the last one by who sent it then; before them one that the last receiver takes.
@@ -209,12 +228,11 @@ void capture_message_queues(ImageSink& image, const IpcMembers& members) {
 }
 
 void restore_message_queues(const ImageSource& image, const Caller& caller, const IpcMembers& members,
-                            std::vector<std::function<void()>>& undo) {
+                            Traces& traces) {
   for (const std::string& path : recorded_ipc_objects(image, kKind)) {
     if (path.ends_with(kContent)) continue;
     const RecordedQueue queue = parse_queue(image, path);
-    obtain_queue(queue, caller, undo);
-    fill_queue(queue, members);
+    if (obtain_queue(queue, caller, traces)) fill_queue(queue, members);
   }
 }
 

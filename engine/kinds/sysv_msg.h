@@ -20,8 +20,8 @@ namespace ckpt {
 /// While all members are stopped. Throws Error.
 void capture_message_queues(ImageSink& image, const IpcMembers& members);
 
-/// When all members are there and none has run. What takes it back goes to `undo`. Throws Error: EEXIST, EPERM, EINVAL.
+/// When all members are there and none has run. What takes it back goes to `traces`. Throws Error: EEXIST, EPERM, EINVAL.
 void restore_message_queues(const ImageSource& image, const Caller& caller, const IpcMembers& members,
-                            std::vector<std::function<void()>>& undo);
+                            Traces& traces);
 
 }  // namespace ckpt

@@ -137,18 +137,21 @@ void set_permissions(const IpcObject& object, const std::string& where) {
 }
 
 /// Takes the set that is there, or makes it.
-void obtain_set(const RecordedSet& set, const Caller& caller, std::vector<std::function<void()>>& undo) {
+void obtain_set(const RecordedSet& set, const Caller& caller, Traces& traces) {
   const int id = set.object.id;
   if (!find_set(set)) {
+    traces.guard({SYS_semctl, {id, 0, IPC_RMID}});
     make_set(set, caller);
-    undo.push_back([id] { semctl(id, 0, IPC_RMID); });
+    traces.made([id] { semctl(id, 0, IPC_RMID); });
     return set_permissions(set.object, set.where);
   }
   semid_ds ds = {};
   if (semctl(id, 0, IPC_STAT, SemArgument{.ds = &ds}) < 0) fail_errno("{}: IPC_STAT", set.where);
   check_owns(caller, IpcObject(id, ds.sem_perm), set.where);
   Values before = get_values(id, set.values.size());
-  undo.push_back([id, before]() mutable { semctl(id, 0, SETALL, SemArgument{.array = before.data()}); });
+  const std::string bytes(reinterpret_cast<const char*>(before.data()), before.size() * sizeof before[0]);
+  traces.guard({SYS_semctl, {id, 0, SETALL, traces.keep(bytes)}});
+  traces.made([id, before]() mutable { semctl(id, 0, SETALL, SemArgument{.array = before.data()}); });
 }
 
 /// The value, with the member as who has set it. Clears the undo values of all processes.
@@ -191,10 +194,10 @@ void capture_semaphores(ImageSink& image, const IpcMembers& members, const std::
 }
 
 void restore_semaphores(const ImageSource& image, const Caller& caller, const IpcMembers& members,
-                        std::vector<std::function<void()>>& undo) {
+                        Traces& traces) {
   for (const std::string& path : recorded_ipc_objects(image, kKind)) {
     const RecordedSet set = parse_set(Record::parse(image.read(path), image.describe() + ": " + path));
-    obtain_set(set, caller, undo);
+    obtain_set(set, caller, traces);
     fill_set(set, members);
   }
 }

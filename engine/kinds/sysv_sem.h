@@ -23,8 +23,8 @@ namespace ckpt {
 /// While all members are stopped. Of those that have undo values in common the owner is asked. Throws Error.
 void capture_semaphores(ImageSink& image, const IpcMembers& members, const std::map<pid_t, Sharing>& sharing);
 
-/// When all members are there and none has run. What takes it back goes to `undo`. Throws Error: EEXIST, EPERM, EINVAL.
+/// When all members are there and none has run. What takes it back goes to `traces`. Throws Error: EEXIST, EPERM, EINVAL.
 void restore_semaphores(const ImageSource& image, const Caller& caller, const IpcMembers& members,
-                        std::vector<std::function<void()>>& undo);
+                        Traces& traces);
 
 }  // namespace ckpt

@@ -194,8 +194,9 @@ UniqueFd restore_segment(const RestoreContext& ctx, const Record& object, uint64
   const Segment segment = parse_segment(object);
   const bool exists = find_unused(segment, size, object.where());
   if (!exists) {
+    ctx.traces->guard({SYS_shmctl, {segment.id, IPC_RMID}});
     create(segment, size, object.where());
-    ctx.undo->push_back([id = segment.id] { shmctl(id, IPC_RMID, nullptr); });
+    ctx.traces->made([id = segment.id] { shmctl(id, IPC_RMID, nullptr); });
   }
   const auto attachment = std::make_shared<Attachment>(segment.id, object.where());
   ctx.kept->push_back(attachment);

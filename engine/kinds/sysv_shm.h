@@ -31,7 +31,7 @@ bool attaches_segment(const Vma& vma);
 void capture_segment(const CaptureContext& ctx, const std::string& link, struct stat& st, Record& out);
 
 /// Makes the segment, all zero, or takes the one that is there; the descriptor serves to fill it. It stays attached here
-/// until ctx.kept goes; a failed resume removes it again (ctx.undo). Throws Error: EEXIST, and EPERM for a plain caller.
+/// until ctx.kept goes; a failed resume removes it again (ctx.traces). Throws Error: EEXIST, and EPERM for a plain caller.
 UniqueFd restore_segment(const RestoreContext& ctx, const Record& object, uint64_t size);
 
 /// Checks that a mapping of an image can be one of the segment that `object` describes. Throws Error(EINVAL).

@@ -141,21 +141,22 @@ UniqueFd bind_file(const RestoreContext& ctx, int fd, const UnixName& name, cons
                    const std::string& where) {
   const std::string& path = name.bytes;
   const UniqueFd stale = stale_file(ctx, name, file, where);
-  std::shared_ptr<UniqueFd> directory = std::make_shared<UniqueFd>();
+  const std::string last = path.substr(path.rfind('/') + 1);
+  // What stood there before is as good as the new one: a file of a socket that nobody has.
+  const bool leaves_trace = !stale && ctx.traces != nullptr;
+  const auto directory = std::make_shared<UniqueFd>(as_the_process(ctx, name, where, [&] {
+    return open_at(AT_FDCWD, parent_of(path), O_PATH | O_DIRECTORY);
+  }));
+  if (leaves_trace) ctx.traces->guard({SYS_unlinkat, {directory->get(), ctx.traces->keep(last), 0}});
   UniqueFd made = as_the_process(ctx, name, where, [&] {
-    *directory = open_at(AT_FDCWD, parent_of(path), O_PATH | O_DIRECTORY);
-    const std::string last = path.substr(path.rfind('/') + 1);
     if (stale) unlink_file(directory->get(), last, stale.get());
     umask(0777 & ~file.mode);
     bind_here(fd, name, where);
     return open_socket_file(path, where);
   });
-  // What stood there before is as good as the new one: a file of a socket that nobody has.
-  if (!stale && ctx.undo != nullptr) {
+  if (leaves_trace) {
     const auto kept = std::make_shared<UniqueFd>(fcntl(made.get(), F_DUPFD_CLOEXEC, 0));
-    ctx.undo->push_back([directory, kept, path] {
-      unlink_file(directory->get(), path.substr(path.rfind('/') + 1), kept->get());
-    });
+    ctx.traces->made([directory, kept, last] { unlink_file(directory->get(), last, kept->get()); });
   }
   const AsCaller rights(ctx.caller);
   set_owner_and_mode(ctx, made.get(), file, where);

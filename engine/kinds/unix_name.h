@@ -19,8 +19,8 @@ std::optional<SocketFile> find_socket_file(const CaptureContext& ctx, const Unix
                                            const std::pair<dev_t, uint32_t>& file);
 
 /// Binds a socket of ours to its old name. With `file`, below the process's root and, where the path is relative, in its
-/// working directory, with the rights of the caller; a file of a socket that nobody has any more is replaced, and ctx.undo
-/// takes a new one away. Without, the name leads nowhere, as after unlink(2); that needs CAP_SYS_ADMIN. Returns an O_PATH
+/// working directory, with the rights of the caller; a file of a socket that nobody has any more is replaced, and ctx.traces
+/// take a new one away. Without, the name leads nowhere, as after unlink(2); that needs CAP_SYS_ADMIN. Returns an O_PATH
 /// descriptor of the file, none for an abstract name. Throws Error: EADDRINUSE where somebody else has the name.
 UniqueFd bind_again(const RestoreContext& ctx, int fd, const UnixName& name, const std::optional<SocketFile>& file,
                     const std::string& where);

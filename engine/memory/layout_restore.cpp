@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "engine/base/error.h"
@@ -78,7 +79,25 @@ uint64_t map_flags(const Vma& vma) {
   return flags;
 }
 
-void advise(Remote& leader, const Vma& vma) {
+/// System calls that are made all at once, each with what is to be said of its result.
+class Calls {
+ public:
+  using Check = std::function<void(long result)>;
+  void add(const SystemCall& call, Check check) {
+    calls_.push_back(call);
+    checks_.push_back(std::move(check));
+  }
+  void run(Remote& leader) {
+    const std::vector<long> results = leader.run_all(calls_);
+    for (size_t i = 0; i < results.size(); ++i) checks_[i](results[i]);
+  }
+
+ private:
+  std::vector<SystemCall> calls_;
+  std::vector<Check> checks_;
+};
+
+void advise(Calls& calls, pid_t pid, const Vma& vma) {
   constexpr std::pair<const char*, int> kAdvice[] = {
       {"dc", MADV_DONTFORK}, {"dd", MADV_DONTDUMP},  {"wf", MADV_WIPEONFORK}, {"hg", MADV_HUGEPAGE},
       {"nh", MADV_NOHUGEPAGE}, {"mg", MADV_MERGEABLE}, {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},
@@ -86,13 +105,12 @@ void advise(Remote& leader, const Vma& vma) {
   if (vma.vm_flags.empty() || vma.has_flag("dp")) return;     // MAP_DROPPABLE implies what it needs
   for (const auto& [flag, advice] : kAdvice) {
     if (!vma.has_flag(flag)) continue;
-    const long r = leader.syscall(SYS_madvise, vma.start, vma.size(), static_cast<uint64_t>(advice));
     // A kernel without huge pages or KSM says EINVAL: the hint is worth nothing there.
     const bool hint = std::string_view("hg nh mg").find(flag) != std::string_view::npos;
-    if (r < 0 && !(hint && r == -EINVAL)) {
-      fail(static_cast<int>(-r), "{}: {}: madvise({}): {}", leader.pid(), vma.name(), advice,
-           errno_text(static_cast<int>(-r)));
-    }
+    calls.add({SYS_madvise, {vma.start, vma.size(), static_cast<uint64_t>(advice)}}, [pid, &vma, advice, hint](long r) {
+      if (r >= 0 || (hint && r == -EINVAL)) return;
+      fail(static_cast<int>(-r), "{}: {}: madvise({}): {}", pid, vma.name(), advice, errno_text(static_cast<int>(-r)));
+    });
   }
 }
 
@@ -105,13 +123,15 @@ void name_anonymous(Remote& leader, const Vma& vma) {
   }
 }
 
-void map_one(Remote& leader, const Vma& vma, int remote_fd) {
-  const long at = leader.syscall(SYS_mmap, vma.start, vma.size(), vma.prot, map_flags(vma),
-                                 static_cast<uint64_t>(static_cast<int64_t>(remote_fd)), vma.offset);
-  if (at < 0 && at > -4096) {
-    fail(static_cast<int>(-at), "{}: {}: mmap: {}", leader.pid(), vma.name(), errno_text(static_cast<int>(-at)));
-  }
-  if (static_cast<uint64_t>(at) != vma.start) fail(EEXIST, "{}: {}: the address is taken", leader.pid(), vma.name());
+void map_one(Calls& calls, pid_t pid, const Vma& vma, int remote_fd) {
+  const SystemCall call = {SYS_mmap, {vma.start, vma.size(), static_cast<uint64_t>(vma.prot), map_flags(vma),
+                                      static_cast<uint64_t>(static_cast<int64_t>(remote_fd)), vma.offset}};
+  calls.add(call, [pid, &vma](long at) {
+    if (at < 0 && at > -4096) {
+      fail(static_cast<int>(-at), "{}: {}: mmap: {}", pid, vma.name(), errno_text(static_cast<int>(-at)));
+    }
+    if (static_cast<uint64_t>(at) != vma.start) fail(EEXIST, "{}: {}: the address is taken", pid, vma.name());
+  });
 }
 
 /// Whether it is made from a descriptor.
@@ -176,15 +196,23 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   begin_memory_marks(leader, layout.marks, layout.vmas);
   attach_segments(leader, layout.vmas);
   const std::map<int, int> remote = give_files(stub, layout, files);
+  Calls calls;
   for (const Vma& vma : layout.vmas) {
     if (vma.special()) continue;
-    if (!attaches_segment(vma)) map_one(leader, vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
-    advise(leader, vma);
-    name_anonymous(leader, vma);
+    if (!attaches_segment(vma)) map_one(calls, leader.pid(), vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
+    advise(calls, leader.pid(), vma);
   }
+  calls.run(leader);
+  for (const Vma& vma : layout.vmas) name_anonymous(leader, vma);
   apply_protection_keys(leader, layout.marks, layout.vmas);
   vdso.finish();
-  for (const auto& [local, number] : remote) leader.call("close", SYS_close, static_cast<uint64_t>(number));
+  Calls closes;
+  for (const auto& [local, number] : remote) {
+    closes.add({SYS_close, {static_cast<uint64_t>(number)}}, [pid = leader.pid()](long r) {
+      if (r < 0) fail(static_cast<int>(-r), "{}: close in the process: {}", pid, errno_text(static_cast<int>(-r)));
+    });
+  }
+  closes.run(leader);
 }
 
 void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {

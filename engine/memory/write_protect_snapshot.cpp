@@ -26,6 +26,8 @@ constexpr size_t kFetchPages = 256;
 constexpr size_t kManyPieces = 8;
 /// Un-registering walks the page tables with mmap_lock held for writing; in slices of this size nobody notices.
 constexpr uint64_t kReleaseSlice = 16 << 20;
+/// Where a mapping would take more slices than this, terabytes mostly of holes, they are larger.
+constexpr uint64_t kMaxSlices = 4096;
 /// Windows that may be left for the stop, about 2 us each.
 constexpr size_t kFewWindows = 64;
 constexpr int kMaxRounds = 10;
@@ -365,8 +367,9 @@ void WriteProtectSnapshot::release() noexcept {
   shared_.lost = true;   // nothing needs to be copied any more before it is un-protected
   // The handler answers faults until nothing is registered; what it cannot answer any more is woken by the kernel.
   for (const Range& mapping : registered_) {
-    for (uint64_t at = mapping.start; at < mapping.end; at += kReleaseSlice) {
-      shared_.protector->remove({at, std::min(at + kReleaseSlice, mapping.end)});
+    const uint64_t slice = std::max(kReleaseSlice, mapping.size() / kMaxSlices / kReleaseSlice * kReleaseSlice);
+    for (uint64_t at = mapping.start; at < mapping.end; at += slice) {
+      shared_.protector->remove({at, std::min(at + slice, mapping.end)});
     }
   }
   handler_.reset();

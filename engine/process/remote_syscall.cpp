@@ -331,7 +331,8 @@ void RemoteSyscall::wait_chain(RemotePtr from, RemotePtr mark) {
     // We have been held up for so long that it is itself again, and goes on.
     give_back();
     borrowed_.reset();
-    own_known_ = own_changed_ = false;
+    own_known_ = false;
+    own_registers();  // this stop, too, has interrupted something
     fail(ETIMEDOUT, "{}: thread {} could not be held while it was asked", pid(), tid());
   }
 }

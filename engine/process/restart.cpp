@@ -32,6 +32,12 @@ user_regs_struct undo_interruption(const user_regs_struct& regs) {
   return undone;
 }
 
+void undo_our_stop(Tracee& tracee) {
+  const user_regs_struct found = tracee.registers();
+  const user_regs_struct undone = undo_interruption(found);
+  if (undone.rax != found.rax) tracee.set_registers(undone);
+}
+
 user_regs_struct undo_restart(const Tracee& tracee, const user_regs_struct& regs) {
   if (regs.rax != SYS_restart_syscall) return regs;
   constexpr std::array<unsigned char, 2> kSyscall = {0x0f, 0x05};

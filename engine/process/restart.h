@@ -29,5 +29,7 @@ user_regs_struct undo_restart(const Tracee& tracee, const user_regs_struct& regs
 /// with -ERESTARTNOHAND instead: the kernel then makes the call again if no handler is to run, and says EINTR
 /// if one is. A time limit of such a call begins anew.
 user_regs_struct undo_interruption(const user_regs_struct& regs);
+/// The same for a stopped thread that is to go on as it was found. Throws Error(ESRCH).
+void undo_our_stop(Tracee& tracee);
 
 }  // namespace ckpt

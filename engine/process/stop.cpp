@@ -14,6 +14,7 @@
 
 #include "engine/base/error.h"
 #include "engine/process/death_watch.h"
+#include "engine/process/restart.h"
 #include "engine/process/vfork.h"
 #include "engine/process/xsave_layout.h"
 
@@ -283,6 +284,14 @@ void StoppedProcess::finish_calls() {
 }
 
 void StoppedProcess::resume() {
+  // Those that a stop has met which failed before it was complete.
+  for (size_t i = remotes_.size(); i < tracees_.size(); ++i) {
+    try {
+      if (tracees_[i]->stopped()) undo_our_stop(*tracees_[i]);
+    } catch (const Error&) {
+      // It has been killed.
+    }
+  }
   pointers_.clear();
   remotes_.clear();
   tracees_.clear();

@@ -20,62 +20,6 @@
 
 namespace ckpt {
 
-namespace {
-
-constexpr int kSyscallStop = SIGTRAP | 0x80;   // PTRACE_O_TRACESYSGOOD
-constexpr std::array<uint8_t, 3> kGadget = {0x0f, 0x05, 0xcc};  // syscall; int3
-// Beside it, a use of the tiles: ldtilecfg (%rsi); tilezero %tmm0; tilerelease; syscall
-constexpr std::array<uint8_t, 17> kTileGadget = {0xc4, 0xe2, 0x78, 0x49, 0x06, 0xc4, 0xe2, 0x7b, 0x49,
-                                                 0xc0, 0xc4, 0xe2, 0x78, 0x49, 0xc0, 0x0f, 0x05};
-constexpr uint64_t kTileGadgetAt = 16;
-
-bool is_event(int status, int event) { return status >> 16 == event; }
-
-}  // namespace
-
-// ---- one thread ---------------------------------------------------------------------------------------------------
-
-pid_t StubThread::pid() const { return stub_.pid(); }
-RemotePtr StubThread::scratch() const { return stub_.scratch_; }
-size_t StubThread::scratch_size() const { return stub_.scratch_size_; }
-
-long StubThread::syscall(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
-  return stub_.run(tid_, stub_.gadget_, nr, {a, b, c, d, e, f});
-}
-
-void StubThread::use_tiles() {
-  struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  } configuration = {1, 0, {}, {64}, {1}};
-  static_assert(sizeof configuration == 64);
-  const RemotePtr at = put(configuration);
-  stub_.run(tid_, stub_.helper_ + kTileGadgetAt, SYS_getpid, {0, at.addr, 0, 0, 0, 0});
-}
-
-void StubThread::read(RemotePtr from, std::span<std::byte> to) {
-  while (!to.empty()) {
-    const ssize_t n = pread(stub_.mem_.get(), to.data(), to.size(), static_cast<off_t>(from.addr));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno("{}: reading memory at {:#x}", pid(), from.addr);
-    if (n == 0) fail(ESRCH, "{}: the process is gone", pid());
-    from = from + static_cast<uint64_t>(n);
-    to = to.subspan(static_cast<size_t>(n));
-  }
-}
-
-void StubThread::write(RemotePtr to, std::span<const std::byte> from) {
-  while (!from.empty()) {
-    const ssize_t n = pwrite(stub_.mem_.get(), from.data(), from.size(), static_cast<off_t>(to.addr));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno("{}: writing memory at {:#x}", pid(), to.addr);
-    if (n == 0) fail(ESRCH, "{}: the process is gone", pid());
-    to = to + static_cast<uint64_t>(n);
-    from = from.subspan(static_cast<size_t>(n));
-  }
-}
-
 // ---- making it ----------------------------------------------------------------------------------------------------
 
 Stub::Stub(pid_t pid, bool as_child) : pid_(pid), spawned_(std::make_unique<SpawnedStub>(pid, as_child)) {
@@ -146,19 +90,6 @@ void Stub::find_gadget() {
   fail(EIO, "{}: the resume's stub has no system call instruction", pid_);
 }
 
-void Stub::use_helper(RemotePtr at) {
-  constexpr uint64_t kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
-  leader().call("mmap", SYS_mmap, at.addr, 4096, PROT_READ | PROT_EXEC, kFlags, ~0ull, 0);
-  leader().call("mmap", SYS_mmap, at.addr + 4096, kHelperSize - 4096, PROT_READ | PROT_WRITE, kFlags, ~0ull, 0);
-  leader().write(at, std::as_bytes(std::span(kGadget)));
-  leader().write(at + kTileGadgetAt, std::as_bytes(std::span(kTileGadget)));
-  gadget_ = at;
-  helper_ = at;
-  scratch_ = at + 4096;
-  scratch_size_ = kHelperSize - 4096;
-  base_.rsp = (scratch_ + scratch_size_).addr;
-}
-
 void Stub::take_addresses(const Stub& like) {
   base_ = like.base_;
   gadget_ = like.gadget_;
@@ -197,59 +128,6 @@ StubThread& Stub::add_thread(pid_t tid) {
   threads_.push_back(std::make_unique<StubThread>(*this, tid));
   wait_stop(tid);              // born traced (PTRACE_O_TRACECLONE), stops before it returns to user mode
   return *threads_.back();
-}
-
-// ---- remote system calls ------------------------------------------------------------------------------------------
-
-// Waits until the thread stops; returns its wait status.
-int Stub::wait_stop(pid_t tid) {
-  int status = 0;
-  while (waitpid(tid, &status, __WALL) < 0) {
-    if (errno != EINTR) fail_errno("{}: waiting for thread {}", pid_, tid);
-  }
-  if (!WIFSTOPPED(status)) {
-    // A leader's end is reported when all its threads are gone; kill() must not wait for it again.
-    if (tid == pid_) alive_ = false;
-    fail(ESRCH, "{}: the new process was killed", pid_);
-  }
-  return status;
-}
-
-// Lets the thread go on to its next system call stop. Signals that somebody sends meanwhile are dropped (all but
-// SIGSTOP are blocked anyway); the report of a new thread is passed over.
-void Stub::wait_syscall_stop(pid_t tid, int op) {
-  for (;;) {
-    if (ptrace(static_cast<__ptrace_request>(op), tid, 0, 0) != 0) {
-      if (errno != ESRCH) fail_errno("{}: ptrace of thread {}", pid_, tid);
-      wait_stop(tid);          // reports the death
-    }
-    const int status = wait_stop(tid);
-    if (WSTOPSIG(status) == kSyscallStop) return;
-    if (!is_event(status, PTRACE_EVENT_CLONE) && !is_event(status, PTRACE_EVENT_FORK) &&
-        !is_event(status, PTRACE_EVENT_STOP) &&
-        WSTOPSIG(status) != SIGSTOP) {
-      fail(EIO, "{}: thread {} stopped unexpectedly (signal {})", pid_, tid, WSTOPSIG(status));
-    }
-  }
-}
-
-long Stub::run(pid_t tid, RemotePtr code, long nr, const uint64_t (&args)[6]) {
-  user_regs_struct regs = base_;
-  regs.rip = code.addr;
-  regs.rax = static_cast<uint64_t>(nr);
-  regs.rdi = args[0];
-  regs.rsi = args[1];
-  regs.rdx = args[2];
-  regs.r10 = args[3];
-  regs.r8 = args[4];
-  regs.r9 = args[5];
-  if (ptrace(PTRACE_SETREGS, tid, 0, &regs) != 0) fail_errno("{}: registers of thread {}", pid_, tid);
-  wait_syscall_stop(tid, PTRACE_SYSCALL);
-  wait_syscall_stop(tid, PTRACE_SYSCALL);
-  errno = 0;
-  const long result = ptrace(PTRACE_PEEKUSER, tid, offsetof(user_regs_struct, rax), 0);
-  if (result == -1 && errno != 0) fail_errno("{}: registers of thread {}", pid_, tid);
-  return result;
 }
 
 // ---- the end ------------------------------------------------------------------------------------------------------

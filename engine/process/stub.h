@@ -38,6 +38,8 @@ class StubThread : public Remote {
   pid_t tid() const override { return tid_; }
   long syscall(long nr, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
                uint64_t f = 0) override;
+  /// Once the helper is mapped, by a loop in it. A pending SIGCONT of the process is lost by that.
+  std::vector<long> run_all(std::span<const SystemCall> calls) override;
   void read(RemotePtr from, std::span<std::byte> to) override;
   void write(RemotePtr to, std::span<const std::byte> from) override;
   RemotePtr scratch() const override;
@@ -82,7 +84,7 @@ struct Placement {
 
 class Stub {
  public:
-  static constexpr size_t kHelperSize = 5 * 4096;   ///< a page of code, four of scratch
+  static constexpr size_t kHelperSize = 6 * 4096;   ///< a page of code, one of system calls, four of scratch
 
   /// Makes the process and stops it. Errors: those of SpawnedStub; EPERM where it cannot be traced.
   Stub(pid_t pid, bool as_child);
@@ -148,6 +150,7 @@ class Stub {
   long clone(StubThread& by, const clone_args& args, pid_t tid);
   long run(pid_t tid, RemotePtr code, long nr, const uint64_t (&args)[6]);
   void wait_syscall_stop(pid_t tid, int op);
+  void run_loop(pid_t tid, RemotePtr end);
   int wait_stop(pid_t tid);
   void find_gadget();
   void take_addresses(const Stub& like);

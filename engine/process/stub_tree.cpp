@@ -81,13 +81,15 @@ std::vector<Stub*> StubTree::stubs() const {
   return stubs;
 }
 
-void StubTree::let_go(const std::function<bool(pid_t)>& stopped) {
+void StubTree::let_go(const std::function<bool(pid_t)>& stopped, Traces& traces) {
   const std::vector<Stub*> stubs = this->stubs();
-  if (stubs.size() == 1) return stubs.front()->let_go(stopped(stubs.front()->pid()));
-  std::vector<int> pid_fds;
-  for (const Stub* stub : stubs) pid_fds.push_back(stub->pid_fd());
+  if (stubs.size() == 1 && traces.calls().empty()) return stubs.front()->let_go(stopped(stubs.front()->pid()));
   // Those that we have let go no longer die with us.
-  DeathGuard guard(pid_fds);
+  std::vector<DeathGuard::Call> calls;
+  for (const Stub* stub : stubs) calls.push_back({SYS_pidfd_send_signal, {stub->pid_fd(), SIGKILL}});
+  calls.insert(calls.end(), traces.calls().begin(), traces.calls().end());
+  DeathGuard guard(calls);
+  traces.disarm();
   for (size_t i = stubs.size(); i-- > 0;) stubs[i]->let_go(stopped(stubs[i]->pid()));
   guard.disarm();
 }

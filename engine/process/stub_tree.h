@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "engine/process/stub.h"
+#include "engine/process/traces.h"
 
 namespace ckpt {
 
@@ -48,8 +49,8 @@ class StubTree {
   std::vector<Stub*> stubs() const;
 
   /// All that make_ready() has been called for. From here on nothing can fail, and should we die in the middle all of it
-  /// goes. `stopped` tells which of them to leave stopped.
-  void let_go(const std::function<bool(pid_t)>& stopped);
+  /// goes, with the traces. `stopped` tells which of them to leave stopped.
+  void let_go(const std::function<bool(pid_t)>& stopped, Traces& traces);
 
  private:
   struct Member {

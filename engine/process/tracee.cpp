@@ -14,6 +14,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
+#include "engine/process/restart.h"
 
 namespace ckpt {
 namespace {
@@ -59,6 +60,7 @@ Tracee::~Tracee() {
     int status = 0;
     if (state_ == State::running && ::waitpid(tid_, &status, __WALL | WNOHANG) == tid_) {
       note_stop(status);
+      if (stopped()) undo_our_stop(*this);
       detach(is_signal(status) ? WSTOPSIG(status) : 0);
     }
     detach();

@@ -148,6 +148,7 @@ Database::~Database() {
     // The log has everything.
   }
   recovery_->watch(nullptr, {});
+  recent_value_.reset();
   for (rocksdb::ColumnFamilyHandle* handle : {meta, packs, index, images, files}) {
     if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
   }
@@ -219,6 +220,19 @@ void Database::get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const {
   const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), packs, pack_key(pack), &out);
   if (status.ok()) return;
   fail(EIO, "pack {} is {}: {}", pack, status.IsNotFound() ? "missing" : "damaged", status.ToString());
+}
+
+std::shared_ptr<const rocksdb::PinnableSlice> Database::recent_pack(uint64_t pack) const {
+  {
+    const std::lock_guard lock(recent_mutex_);
+    if (recent_value_ && recent_ == pack) return recent_value_;
+  }
+  auto value = std::make_shared<rocksdb::PinnableSlice>();
+  get_pack(pack, *value);
+  const std::lock_guard lock(recent_mutex_);
+  recent_ = pack;
+  recent_value_ = value;
+  return value;
 }
 
 }  // namespace ckpt

@@ -4,6 +4,7 @@
 #include <rocksdb/db.h>
 
 #include <memory>
+#include <mutex>
 #include <shared_mutex>
 #include <string>
 
@@ -57,6 +58,9 @@ class Database {
   void ingest_packs(const std::vector<std::string>& paths);
   /// The pinned value of a pack. Throws Error(EIO) where it is missing or damaged.
   void get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const;
+  /// The same, kept until another pack is asked for: a small image's segments, which are read one by one, share a pack, and
+  /// getting it from RocksDB's log may mean to copy all of it. `pack` never holds anything else.
+  std::shared_ptr<const rocksdb::PinnableSlice> recent_pack(uint64_t pack) const;
 
  private:
   std::string dir_;
@@ -68,6 +72,10 @@ class Database {
   std::unique_ptr<rocksdb::DB> db_;
   std::shared_mutex resume_mutex_;
   bool resumed_ = false;
+
+  mutable std::mutex recent_mutex_;   ///< guards the two below
+  mutable uint64_t recent_ = 0;       ///< meaningful where recent_value_ is
+  mutable std::shared_ptr<const rocksdb::PinnableSlice> recent_value_;
 };
 
 inline std::span<const std::byte> as_span(const rocksdb::Slice& s) {

@@ -15,8 +15,8 @@ const std::array<std::byte, kBlockSize> kZeros{};
 std::span<const std::byte> PackReader::operator()(const Extent& extent) {
   if (extent.pack != pack_) {
     pack_ = kZeroPack;
-    db_.get_pack(extent.pack, value_);
-    view_ = PackView(as_span(value_), extent.pack);
+    value_ = db_.recent_pack(extent.pack);
+    view_ = PackView(as_span(*value_), extent.pack);
     pack_ = extent.pack;
   }
   return view_.pages(extent.slot, extent.pages);

@@ -19,7 +19,7 @@ class PackReader {
  private:
   const Database& db_;
   uint64_t pack_ = kZeroPack;
-  rocksdb::PinnableSlice value_;
+  std::shared_ptr<const rocksdb::PinnableSlice> value_;
   PackView view_;
 };
 

@@ -259,8 +259,22 @@ TEST_F(MountTest, AShortFileIsNamed) {
   ASSERT_EQ(::truncate((archive + "/segments/1000-2000").c_str(), 4096), 0);
   EXPECT_NE(run({"cp", "-a", archive, path("restore/")}).status, 0);
   EXPECT_NE(read_file(path("restore/archive/error")).find("segments/1000-2000 has 4096 bytes"), std::string::npos);
-  EXPECT_EQ(run({"rm", "-r", path("restore/archive")}).status, 0);
+  const CommandResult removal = run({"rm", "-r", path("restore/archive")});
+  EXPECT_EQ(removal.status, 0) << removal.output;
   EXPECT_FALSE(exists(path("restore/archive")));
+}
+
+TEST_F(MountTest, ALinkThatIsTheLastAndRefusedCanBeRemoved) {
+  const std::string archive = scratch("archive"), drop = path("restore/archive");
+  ASSERT_EQ(run({"cp", "-a", image(), archive}).status, 0);
+  ASSERT_EQ(::truncate((archive + "/segments/1000-2000").c_str(), 4096), 0);
+  ASSERT_EQ(::rename((archive + "/exe").c_str(), scratch("exe").c_str()), 0);
+  EXPECT_EQ(run({"cp", "-a", archive, path("restore/")}).status, 0);
+  EXPECT_NE(run({"cp", "-a", scratch("exe"), drop + "/exe"}).status, 0);
+  EXPECT_NE(read_file(drop + "/error").find("segments/1000-2000 has 4096 bytes"), std::string::npos);
+  const CommandResult removal = run({"rm", "-r", drop});
+  EXPECT_EQ(removal.status, 0) << removal.output;
+  EXPECT_FALSE(exists(drop));
 }
 
 TEST_F(MountTest, AnIncompleteDropTellsWhatIsMissing) {

@@ -153,6 +153,26 @@ TEST_F(Peers, are_lost_where_the_program_is_killed) {
   expect_echo("anew");
 }
 
+TEST_F(Peers, are_held_up_as_long_as_there_is_an_image) {
+  ASSERT_EQ(mount_.command(image() + " exit").error, 0);
+  ASSERT_TRUE(server_->wait_end());
+  const std::string images = mount_.path("images/");
+  ASSERT_EQ(run({"cp", "-r", images + image(), images + "copy"}).status, 0);
+  EXPECT_EQ(run({"rm", "-r", images + image()}).status, 0);
+  EXPECT_TRUE(is_held()) << "the copy may be resumed";
+  say("into the void");
+  expect_silence();
+  EXPECT_EQ(mount_.command("delete copy").error, 0);
+  EXPECT_FALSE(is_held());
+  for (const UniqueFd& client : clients_) {
+    pollfd state = {client.get(), POLLIN, 0};
+    char c;
+    EXPECT_EQ(poll(&state, 1, 60'000), 1) << "what is sent again is not answered";
+    EXPECT_EQ(recv(client.get(), &c, 1, 0), -1);
+    EXPECT_EQ(errno, ECONNRESET);
+  }
+}
+
 TEST_F(Peers, of_a_connection_that_somebody_else_has_too_refuse_the_end) {
   say("before");
   expect_echo("before");

@@ -29,6 +29,7 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& d
   if (pipe2(told, O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
   const pid_t between = fork();
   if (between == 0) {
+    const pid_t parent = getpid();
     const pid_t child = fork();
     if (child != 0) {
       static_cast<void>(!write(told[1], &child, sizeof child));
@@ -44,6 +45,8 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& d
     if (chdir(streams ? directory.c_str() : "/") != 0) _exit(126);
     // Nothing of the test's own may be inherited: ctest's pipes, the descriptors of other tests.
     close_range(3, ~0u, 0);
+    // It may note who its parent is: none that is about to end.
+    while (getppid() == parent) usleep(100);
     execvp(argv[0], argv.data());
     dprintf(2, "%s: %s\n", argv[0], strerror(errno));
     _exit(127);

@@ -40,6 +40,8 @@ def work(who):
         digest.update(data)
         kept[step] = digest.hexdigest()
         time.sleep(0.01)
+        while any(done[0] * 100 // (4 * steps) >= p and os.path.exists(f'hold-{p}') for p in range(0, 100, 5)):
+            time.sleep(0.005)
         with lock:
             done[0] += 1
             with open('progress.new', 'w') as f:
@@ -71,9 +73,10 @@ while (my $line = <$in>) {
   $count{$_}++ for split ' ', $line;
   next if ++$lines % 1000;
   printf "%d lines, %d words\n", $lines, scalar keys %count;
-  select undef, undef, undef, 0.02;
+  my $percent = int(tell($in) * 100 / $size);
+  do { select undef, undef, undef, 0.02 } while grep { $percent >= $_ && -e "hold-$_" } map { $_ * 5 } 0 .. 19;
   open my $out, '>', 'progress.new' or die;
-  print $out int(tell($in) * 100 / $size);
+  print $out $percent;
   close $out;
   rename 'progress.new', 'progress' or die;
 }
@@ -135,7 +138,7 @@ void prepare_node(const std::string& directory) {
   write_file(directory + "/main.js", R"(
 const crypto = require('crypto'), fs = require('fs');
 const {Worker, isMainThread, parentPort, workerData} = require('worker_threads');
-const steps = 100;
+const steps = 100, percents = [...Array(20).keys()].map(i => i * 5);
 if (isMainThread) {
   let done = 0, ticks = 0;
   const results = {};
@@ -156,7 +159,9 @@ if (isMainThread) {
   });
 } else {
   let digest = String(workerData), step = 0, kept = [];
+  const held = () => percents.some(p => step * 100 / steps >= p && fs.existsSync('hold-' + p));
   const work = () => {
+    if (held()) return setTimeout(work, 5);
     for (let i = 0; i < 1500; ++i) digest = crypto.createHash('sha256').update(digest).digest('hex');
     kept = kept.slice(-50).concat([...digest].map(c => ({c, step})));
     parentPort.postMessage({step});
@@ -180,6 +185,11 @@ public class Main {
   static final int STEPS = 150, THREADS = 20;
   static final AtomicInteger done = new AtomicInteger();
 
+  static boolean held(int percent) {
+    for (int p = 0; p < 100; p += 5) if (percent >= p && Files.exists(Path.of("hold-" + p))) return true;
+    return false;
+  }
+
   static String work(int who) throws Exception {
     Random random = new Random(who);
     MessageDigest digest = MessageDigest.getInstance("SHA-256");
@@ -191,7 +201,7 @@ public class Main {
         kept.put(random.nextInt(30), garbage);
       }
       for (int i = 0; i < 30; ++i) if (kept.containsKey(i)) digest.update(kept.get(i));
-      Thread.sleep(10);
+      do Thread.sleep(10); while (held(done.get() * 100 / (STEPS * THREADS)));
       done.incrementAndGet();
     }
     return HexFormat.of().formatHex(digest.digest());
@@ -246,6 +256,18 @@ class RealPrograms : public testing::TestWithParam<Case> {
     return finish(program, directory);
   }
 
+  /// It goes no further than a while beyond these, in percent, before let_on() of each: on a busy machine it might else have
+  /// ended before it is looked at again. xz alone cannot be held.
+  static void hold(const std::string& directory, std::initializer_list<int> progresses) {
+    for (const int progress : progresses) write_file(hold_file(directory, progress), "");
+  }
+  static void let_on(const std::string& directory, int progress) {
+    EXPECT_EQ(unlink(hold_file(directory, progress).c_str()), 0);
+  }
+  static std::string hold_file(const std::string& directory, int progress) {
+    return directory + "/hold-" + std::to_string(progress + 20);
+  }
+
   void reach(const Program& program, const std::string& directory, int progress) {
     const bool there = wait_until([&] { return !program.running() || GetParam().progress(directory) >= progress; },
                                   std::chrono::seconds(60));
@@ -280,11 +302,13 @@ TEST_P(RealPrograms, go_on) {
   Mount mount;
   ASSERT_TRUE(mount.mounted());
   const std::string directory = make_directory("disturbed");
+  hold(directory, {20, 50, 55});
   Program program(GetParam().command, directory, true);
   for (int progress : {20, 50, 55}) {
     ASSERT_NO_FATAL_FAILURE(reach(program, directory, progress));
     const Outcome outcome = mount.command(std::to_string(program.pid()));
     ASSERT_EQ(outcome.error, 0) << strerror(outcome.error) << "\n" << outcome.sentence;
+    let_on(directory, progress);
   }
   expect_same(finish(program, directory), expected);
 }
@@ -295,6 +319,7 @@ TEST_P(RealPrograms, resume) {
   Mount mount;
   ASSERT_TRUE(mount.mounted());
   const std::string directory = make_directory("disturbed");
+  hold(directory, {25, 60});
   Program program(GetParam().command, directory, true);
   const std::string image = std::to_string(program.pid());
   // The second time it is an already resumed process that is checkpointed.
@@ -311,6 +336,7 @@ TEST_P(RealPrograms, resume) {
     ASSERT_EQ(removed.status, 0) << removed.output;
     ASSERT_EQ(ckpt_test::resume(mount, copy), "");
     program.resumed();
+    let_on(directory, progress);
   }
   expect_same(finish(program, directory), expected);
 }

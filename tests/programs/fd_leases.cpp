@@ -11,7 +11,9 @@ void on_break(int, siginfo_t* info, void*) { told_fd = info->si_fd; }
 int leased(const std::string& file, int flags, int lease, int sig) {
   const int fd = must(open(file.c_str(), flags | O_CLOEXEC), "open");
   must(fcntl(fd, F_SETSIG, sig), "F_SETSIG");
-  must(fcntl(fd, F_SETLEASE, lease), "F_SETLEASE");
+  // EAGAIN while somebody looks at the file, by /proc/PID/fd for instance.
+  wait_until([&] { return fcntl(fd, F_SETLEASE, lease) == 0 || errno != EAGAIN; }, "nobody else has the file");
+  REQUIRE(fcntl(fd, F_GETLEASE) == lease, "F_SETLEASE: the lease is %d", fcntl(fd, F_GETLEASE));
   return fd;
 }
 

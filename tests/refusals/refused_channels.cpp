@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <termios.h>
 
+#include "../programs/netlink.h"
+
 namespace {
 
 /// One of a pair; the other is open outside the tree alone.
@@ -159,7 +161,14 @@ Words other_socket(int domain, int type, int protocol) {
   return fd < 0 ? Words{} : Words{of_fd(fd), "cannot be checkpointed"};
 }
 
-Words netlink() { return other_socket(AF_NETLINK, SOCK_RAW, 0); }
+Words netlink() { return other_socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC); }
+
+Words netlink_unread() {
+  const int fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), "socket");
+  ask_for_links(fd, 0, NLM_F_DUMP, 1);
+  return {of_fd(fd, "a netlink socket"), "with messages that are not read yet"};
+}
+
 Words packet() { return other_socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)); }
 Words raw() { return other_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP); }
 Words vsock() { return other_socket(AF_VSOCK, SOCK_STREAM, 0); }
@@ -213,6 +222,7 @@ const std::vector<RefusedState>& refused_channels() {
       {"tcp_connecting", tcp_connecting, "no_sockets"},
       {"tcp_urgent", tcp_urgent, "no_sockets"},
       {"netlink", netlink},
+      {"netlink_unread", netlink_unread},
       {"raw", raw},
       {"packet", packet},
       {"vsock", vsock},

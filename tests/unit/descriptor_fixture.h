@@ -94,7 +94,7 @@ class DescriptorTest : public ::testing::Test {
     ctx.pid = getpid();
     ctx.caller = caller_;
     ctx.objects = &restored_objects_;
-    ctx.undo = &undo_;
+    ctx.traces = &traces_;
     ctx.last = &last_;
     ctx.give = [](int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 3000); };
     return ctx;
@@ -160,7 +160,8 @@ class DescriptorTest : public ::testing::Test {
   UniqueFd proc_dir_, pid_fd_;
   std::map<std::string, std::string> captured_objects_;
   std::map<std::string, UniqueFd> restored_objects_;
-  std::vector<std::function<void()>> later_, undo_, last_;
+  std::vector<std::function<void()>> later_, last_;
+  Traces traces_;
   bool no_sockets_ = false, no_pgrp_ttys_ = false;
 };
 

@@ -1,3 +1,4 @@
+#include <linux/netlink.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -92,7 +93,8 @@ TEST_F(DescriptorTest, AnOutputFileMayHaveGrownButNotShrunk) {
 TEST_F(DescriptorTest, DirectoriesGoOnWhereTheyWere) {
   for (int i = 0; i < 40; ++i) write_file(fmt::format("f{}", i), "");
   const int fd = open(dir_.c_str(), O_RDONLY | O_DIRECTORY);
-  char buffer[512], rest[16384], again[16384];
+  // Zeros: the kernel does not write the bytes between two entries.
+  char buffer[512], rest[16384] = {}, again[16384] = {};
   ASSERT_GT(::syscall(SYS_getdents64, fd, buffer, sizeof buffer), 0);
   capture({fd});
   const long n = ::syscall(SYS_getdents64, fd, rest, sizeof rest);
@@ -242,7 +244,7 @@ TEST_F(DescriptorTest, SignalOwnersComeBack) {
 }
 
 TEST_F(DescriptorTest, RefusalsNameTheThing) {
-  const int s = socket(AF_NETLINK, SOCK_RAW, 0);
+  const int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC);
   EXPECT_NE(refusal({s}).find("a netlink socket"), std::string::npos) << refusal({s});
   close(s);
   int u[2];

@@ -221,6 +221,30 @@ TEST(ForkSnapshot, LeavesNoChildToASubreaper) {
   EXPECT_EQ(child.join(), 0);
 }
 
+/// As the shadow memory of a sanitizer is, or the heap of some language: a call for each of its parts would be millions.
+TEST(WriteProtectSnapshot, AReservationOfTerabytesTakesFewCalls) {
+  constexpr size_t kReserved = size_t{8} << 40;
+  Shared<std::atomic<int>> ready;
+  Child child([&] {
+    test::close_all();
+    constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = ::mmap(nullptr, kReserved, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+    if (memory == MAP_FAILED) return 2;
+    std::memset(memory, 1, kPages * kPageSize);
+    *ready = 1;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(eventually([&] { return *ready == 1; }));
+  const KilledAt whole = kill_at_step(0, [&] {
+    MemoryStore store;
+    CheckpointOptions options;
+    options.snapshot = "write-protect";
+    checkpoint(store, child.pid(), Caller::self(), options);
+  });
+  EXPECT_EQ(whole.status, 0);
+  EXPECT_LT(whole.steps, 100'000);
+}
+
 INSTANTIATE_TEST_SUITE_P(OfEveryStrategy, KilledAtEveryStep,
                          testing::Values(Case{"copy", false}, Case{"copy", true}, Case{"write-protect", false},
                                          Case{"write-protect", true}, Case{"fork", false}, Case{"fork", true}),

@@ -31,7 +31,7 @@ done < <("$bin/ckpt" --help | sed -n '/^Subcommands:/,$s/^  \([a-z]*\) .*/\1/p')
 page=$(plain ckptfs.1)
 while read -r option; do
   grep -q -- "$option" <<<"$page" || complain "ckptfs.1 lacks -o $option"
-done < <("$bin/ckptfs" --help | sed -n '1,/no_clone_fd/s/^ *-o \([a-z_]*\).*/\1/p')
+done < <("$bin/ckptfs" --help | sed -n '1,/engine=/s/^ *-o \([a-z_]*\).*/\1/p')
 
 page=$(plain ckpt-ctl.5)
 while read -r word; do

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -118,6 +119,36 @@ TEST_F(StubTest, EveryRemoteCallAnswers) {
   Stub stub(free_pid(), false);
   CpuPin pin(stub);
   for (int i = 0; i < 2000; ++i) ASSERT_EQ(stub.leader().syscall(SYS_getpid), stub.pid()) << "call " << i;
+}
+
+TEST_F(StubTest, ManyCallsAtOnceAnswerAsOneByOne) {
+  Stub stub(free_pid(), false);
+  stub.use_helper(kHole);
+  // Stop signals that somebody sends neither end the calls early nor leave it stopped.
+  std::atomic<bool> enough = false;
+  std::thread nuisance([&enough, pid = stub.pid()] {
+    while (!enough) kill(pid, SIGSTOP);
+  });
+  for (const size_t count : {1, 2, 64, 65, 1000}) {
+    std::vector<SystemCall> calls;
+    for (size_t i = 0; i < count; ++i) {
+      calls.push_back({SYS_getpid, {}});
+      calls.push_back({SYS_close, {100000 + i}});
+      calls.push_back({SYS_umask, {i & 0777}});
+    }
+    const std::vector<long> results = stub.leader().run_all(calls);
+    ASSERT_EQ(results.size(), calls.size());
+    for (size_t i = 0; i < count; ++i) {
+      EXPECT_EQ(results[3 * i], stub.pid());
+      EXPECT_EQ(results[3 * i + 1], -EBADF);
+      if (i > 0) {
+        EXPECT_EQ(results[3 * i + 2], static_cast<long>((i - 1) & 0777));
+      }
+    }
+    EXPECT_EQ(stub.leader().syscall(SYS_getpid), stub.pid());
+  }
+  enough = true;
+  nuisance.join();
 }
 
 TEST_F(StubTest, PlacesDescriptorsAtTheirNumbers) {

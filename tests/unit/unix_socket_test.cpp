@@ -41,10 +41,6 @@ class UnixSocketTest : public DescriptorTest {
     for (const int fd : fds) close(fd);
   }
 
-  void take_back() {
-    for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
-  }
-
   /// Of the socket of a descriptor.
   std::string object(int fd) {
     const std::string text = record(fd);
@@ -121,7 +117,7 @@ TEST_F(UnixSocketTest, ASocketFileIsMadeAgainAndTakenBack) {
   capture({listener});
   // The old one listens still.
   EXPECT_EQ(restore_error().err(), EADDRINUSE);
-  take_back();
+  traces_.take_back();
   close(listener);
   // Its stale file makes way; a failure afterwards leaves one as stale.
   image_.put("fds/3", "type unix\nobject unix-1\nflags 0x2\npos 0\n");
@@ -131,14 +127,12 @@ TEST_F(UnixSocketTest, ASocketFileIsMadeAgainAndTakenBack) {
   image_.put("objects/unix-1", "socket stream\nstate connected\npeer unix-2\nuser 0 0\n");
   image_.put("objects/unix-2", "socket stream\nstate connected\npeer unix-1\nuser 0 0\noption NONSENSE 1\n");
   EXPECT_EQ(restore_error().err(), EINVAL);
-  take_back();
-  undo_.clear();
+  traces_.take_back();
   EXPECT_EQ(access(path("listener").c_str(), F_OK), 0) << "it was there before";
   ASSERT_EQ(unlink(path("listener").c_str()), 0);
   EXPECT_EQ(restore_error().err(), EINVAL);
   EXPECT_EQ(access(path("listener").c_str(), F_OK), 0);
-  take_back();
-  undo_.clear();
+  traces_.take_back();
   EXPECT_EQ(access(path("listener").c_str(), F_OK), -1) << "it is left behind";
 
   image_.remove("fds/3");

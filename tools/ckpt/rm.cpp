@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "engine/base/error.h"
+#include "engine/engine.h"
 #include "tools/ckpt/commands.h"
 #include "tools/ckpt/ctl.h"
 
@@ -14,7 +15,7 @@ int rm(Session& session, const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     try {
       if (!valid_image_name(name)) fail(EINVAL, "'{}' is not a name that an image can have", name);
-      session.on_store() ? session.store()->delete_image(name)
+      session.on_store() ? delete_image(*session.store(), name)
                          : (void)run_ctl(session.mount(), "delete " + name);
     } catch (const Error& e) {
       code = kFailed;

@@ -1,0 +1,24 @@
+#include "engine/process/traces.h"
+
+namespace ckpt {
+
+void Traces::guard_all(const std::vector<DeathGuard::Call>& calls) {
+  calls_.insert(calls_.end(), calls.begin(), calls.end());
+  // The old one goes when the new one stands.
+  guard_ = std::make_unique<DeathGuard>(calls_);
+}
+
+long Traces::keep(std::string text) {
+  strings_.push_back(std::move(text));
+  return reinterpret_cast<long>(strings_.back().c_str());
+}
+
+void Traces::take_back() noexcept {
+  for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
+  undo_.clear();
+  guard_.reset();
+  calls_.clear();
+  strings_.clear();
+}
+
+}  // namespace ckpt
