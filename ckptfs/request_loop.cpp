@@ -20,8 +20,15 @@ constexpr std::chrono::milliseconds kPatience{2};
 /// Requests that move at least so many bytes are answered beside each other.
 constexpr uint32_t kMuchData = 64 << 10;
 
-/// Wakes a thread from its read of the device; its handler does nothing.
+/// Wakes a thread from its read of the device, and is blocked everywhere else; its handler does nothing.
 constexpr int kWakeUp = SIGUSR1;
+
+void mask_wake_up(int how) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, kWakeUp);
+  ::pthread_sigmask(how, &set, nullptr);
+}
 
 /// What the kernel wrote (include/uapi/linux/fuse.h): a header, and the arguments behind it.
 bool moves_much_data(const fuse_buf& buffer) {
@@ -44,7 +51,7 @@ RequestLoop::RequestLoop(fuse_session* session, unsigned max_threads)
 
 RequestLoop::~RequestLoop() { end(); }
 
-int RequestLoop::run() {
+int RequestLoop::run(const std::function<void()>& before_end) {
   try {
     const std::lock_guard lock(mutex_);
     start_thread();
@@ -57,6 +64,7 @@ int RequestLoop::run() {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT}) ::sigdelset(&let_in, signal);
   pollfd event = {ended_event_.get(), POLLIN, 0};
   while (fuse_session_exited(session_) == 0) ::ppoll(&event, 1, nullptr, &let_in);
+  before_end();
   end();
   return error_;
 }
@@ -83,6 +91,7 @@ void RequestLoop::start_thread() {
 }
 
 void RequestLoop::serve() {
+  mask_wake_up(SIG_BLOCK);
   fuse_buf buffer{};
   while (become_reader()) read_in_turn(buffer);
   std::free(buffer.mem);  // libfuse's, from its malloc
@@ -115,14 +124,18 @@ void RequestLoop::hand_over() {
   changed_.notify_one();
 }
 
+int RequestLoop::receive(fuse_buf& buffer) {
+  mask_wake_up(SIG_UNBLOCK);
+  const int got = fuse_session_receive_buf(session_, &buffer);
+  mask_wake_up(SIG_BLOCK);
+  return got;
+}
+
 void RequestLoop::read_in_turn(fuse_buf& buffer) {
-  for (;;) {
-    const int got = fuse_session_receive_buf(session_, &buffer);
-    if (got == -EINTR && !ended_) continue;
-    if (got <= 0 || ended_) {
-      leave(got);
-      return;
-    }
+  while (!ended_) {
+    const int got = receive(buffer);
+    if (got == -EINTR) continue;
+    if (got <= 0) return leave(got);
     if (moves_much_data(buffer)) {
       hand_over();
       fuse_session_process_buf(session_, &buffer);
@@ -142,7 +155,7 @@ void RequestLoop::read_in_turn(fuse_buf& buffer) {
 void RequestLoop::leave(int got) {
   {
     const std::lock_guard lock(mutex_);
-    if (got < 0 && got != -EINTR) error_ = got;
+    if (got < 0) error_ = got;
   }
   fuse_session_exit(session_);
   ended_ = true;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <thread>
@@ -27,15 +28,17 @@ class RequestLoop {
 
   /// Serves until the filesystem is unmounted, or a signal whose handler ends the session comes to the calling thread; such
   /// signals must be blocked in it, and are let in while it waits. All requests under way are answered when it comes back.
-  /// Returns 0, or the negative errno of what ended it by itself. Throws Error where no thread can be made.
-  int run();
+  /// `before_end` is called once when that has come, while requests are still answered. Returns 0, or the negative errno of what
+  /// ended it by itself. Throws Error where no thread can be made.
+  int run(const std::function<void()>& before_end);
 
  private:
   void start_thread();                     ///< with mutex_ held
   void serve();
   bool become_reader();                    ///< waits; false at the end
   void hand_over();                        ///< the calling thread reads no longer: the next one does
-  void read_in_turn(fuse_buf& buffer);     ///< until somebody else is the reader
+  int receive(fuse_buf& buffer);           ///< as fuse_session_receive_buf
+  void read_in_turn(fuse_buf& buffer);     ///< until somebody else is the reader, or the end
   void leave(int got);                     ///< the reader has nothing more to read: `got` is 0 or a negative errno
   void watch();
   void end();

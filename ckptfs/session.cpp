@@ -83,16 +83,16 @@ int Session::serve() {
   if (options_.single_threaded) {
     BlockedSignals::unblock();
     result = fuse_session_loop(session_);
+    filesystem_.end();  // before the session goes: the workers answer on it
   } else {
     // Whatever may wait has a worker of its own; these threads copy pages and answer from memory.
     constexpr unsigned kThreads = 32;
     // libfuse's own default, 10, cannot be told from a wish; -s is there for whoever wants one thread.
-    result = RequestLoop(session_, std::max(options_.max_threads, kThreads)).run();
+    result = RequestLoop(session_, std::max(options_.max_threads, kThreads)).run([this] { filesystem_.end(); });
   }
   // The store is still to be closed: a second signal, or the first one just after an unmount, must not cut that short.
   const BlockedSignals until_the_end;
   fuse_remove_signal_handlers(session_);
-  filesystem_.end();  // before the session goes: the workers answer on it
   // ECONNABORTED: unmounted by force (umount -f, or abort in /sys/fs/fuse/connections), which is an end like any other.
   return result < 0 && result != -ECONNABORTED ? 1 : 0;  // a positive result is the signal that ended it: what it is for
 }

@@ -261,6 +261,9 @@ void ProcessCapture::fix_snapshot() {
   }
   snapshot_->spare(std::move(shared_.exit_words[pid_]));
   snapshot_->fix(memory_.vmas(), process_->leader());
+  // All of a small process is in our hands now: it may end as soon as it goes on. Another one's pages need it longer, and
+  // in the stop the flags of its new mappings would cost too much.
+  if (std::string_view(snapshot_->name()) == "copy") memory_.complete();
   process_->finish_calls();
 }
 

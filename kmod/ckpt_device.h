@@ -14,7 +14,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define CKPT_DEVICE_VERSION 3
+#define CKPT_DEVICE_VERSION 4
 
 /* A process that has received a signal whose default action is to be checkpointed. It waits for the answer. */
 struct ckpt_request {
@@ -133,5 +133,70 @@ struct ckpt_process {
 #define CKPT_PROCESS_LOCK_FUTURE	0x4	/* mlockall(2) */
 #define CKPT_PROCESS_LOCK_ON_FAULT	0x8
 #define CKPT_IOC_PROCESS _IOWR(0xCC, 4, struct ckpt_process)
+
+/*
+ * All threads of a process asked to stand still: a descriptor. Each does so on its way back to user mode, its system call, if
+ * any, being interrupted as by a signal without a handler; those that fail then with EINTR (signal(7)) are begun again. They go on when the descriptor is closed by the process that has
+ * it, whoever else may have inherited it, or by that one's end.
+ *
+ * EPERM and ESRCH as above; EBUSY of a process with an io_uring; EINVAL of the caller's own.
+ */
+struct ckpt_stop {
+	__s32 pid;		/* in the caller's pid namespace */
+	__u32 reserved;
+};
+#define CKPT_IOC_STOP _IOW(0xCC, 5, struct ckpt_stop)
+
+/*
+ * Of a stop: waits until all threads stand still, those born meanwhile too. ETIMEDOUT where one does not within the time;
+ * EAGAIN where the process has become another program, or ends; ESRCH where it has ended; EINTR. A thread in a job-control
+ * stop, or one that waits in vfork(2), does not come.
+ */
+struct ckpt_stop_wait {
+	__u32 timeout_ms;
+	__u32 reserved;
+};
+#define CKPT_STOP_WAIT _IOW(0xCC, 6, struct ckpt_stop_wait)
+
+/* The threads that stand still. ENOSPC where there are more than `capacity`. */
+struct ckpt_stop_threads {
+	__u64 tids;		/* to: __s32[capacity], in the caller's pid namespace */
+	__u32 capacity;
+	__u32 count;		/* out: zero before */
+};
+#define CKPT_STOP_THREADS _IOWR(0xCC, 7, struct ckpt_stop_threads)
+
+/* Of one of them, the state that ptrace(2) gives. ESRCH where it does not stand still; ENOSPC where the area is larger. */
+struct ckpt_thread_state {
+	__s32 tid;
+	__u32 xsave_size;	/* of the room at `xsave`; out: of the area */
+	__u64 xsave;		/* to: the XSAVE area, as NT_X86_XSTATE */
+	__u64 registers[27];	/* out, as the fields below: struct user_regs_struct */
+	__u64 signal_mask;	/* of one inside sigsuspend(2) and the like, the mask to come back */
+	__u64 rseq;		/* 0: none is registered */
+	__u32 rseq_size;
+	__u32 rseq_signature;
+};
+#define CKPT_STOP_STATE _IOWR(0xCC, 8, struct ckpt_thread_state)
+
+/* Signals that are queued, oldest first: of a thread, or with `tid` 0 of the process. ENOSPC where there are more. */
+struct ckpt_pending {
+	__s32 tid;
+	__u32 capacity;		/* at most 65536 */
+	__u64 infos;		/* to: siginfo_t[capacity], of 128 bytes, as 64-bit programs have it */
+	__u32 count;		/* out: zero before */
+	__u32 reserved;
+};
+#define CKPT_STOP_PENDING _IOWR(0xCC, 9, struct ckpt_pending)
+
+/* How a thread that stands still is to go on. */
+struct ckpt_go_on {
+	__s32 tid;
+	__u32 reserved;
+	__u64 rax;
+	__u64 rip;		/* in user space */
+	__u64 orig_rax;
+};
+#define CKPT_STOP_GO_ON _IOW(0xCC, 10, struct ckpt_go_on)
 
 #endif

@@ -11,6 +11,8 @@
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
 #include <linux/posix-timers.h>
+#include <linux/rseq.h>
+#include <linux/sched.h>
 #include <linux/signal.h>
 #include <linux/task_work.h>
 #include <linux/version.h>
@@ -52,6 +54,18 @@ static inline long ckpt_get_pages(struct mm_struct *mm, unsigned long address, u
 #error "FOLL_DUMP is internal to this kernel: get_dump_page() is to be looked up"
 #endif
 	return get_user_pages_remote(mm, address, count, FOLL_FORCE | FOLL_DUMP, pages, NULL, NULL);
+}
+
+/* What PTRACE_GET_RSEQ_CONFIGURATION tells; Linux 6.3 knows of other sizes. */
+static inline void ckpt_get_rseq(const struct task_struct *task, u64 *address, u32 *size, u32 *signature)
+{
+#ifdef CONFIG_RSEQ
+	if (!task->rseq)
+		return;
+	*address = (u64)task->rseq;
+	*size = sizeof(struct rseq);
+	*signature = task->rseq_sig;
+#endif
 }
 
 /* Finds what is looked up. -ENOENT, with a sentence in the log that names the symbol. */

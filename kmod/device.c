@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0
 /* /dev/ckpt: requests out, answers in. */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
@@ -191,6 +193,8 @@ static long ckpt_ioctl(struct file *file, unsigned int command, unsigned long ar
 		return version == CKPT_DEVICE_VERSION ? 0 : -EINVAL;
 	case CKPT_IOC_SNAPSHOT:
 		return ckpt_snapshot(at);
+	case CKPT_IOC_STOP:
+		return ckpt_stop(at);
 	case CKPT_IOC_THREAD:
 		return ckpt_thread_facts(at);
 	case CKPT_IOC_PROCESS:
@@ -254,6 +258,23 @@ static struct miscdevice device = {
 	.fops = &operations,
 	.mode = 0600,
 };
+
+int ckpt_descriptor(const char *name, const struct file_operations *operations, void *data, fmode_t mode)
+{
+	const int fd = get_unused_fd_flags(O_CLOEXEC);
+	struct file *file;
+
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile(name, operations, data, O_RDONLY);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	file->f_mode |= mode;
+	fd_install(fd, file);
+	return fd;
+}
 
 int ckpt_device_init(void)
 {

@@ -19,19 +19,13 @@
 
 #define MOST_TIMERS 65536	/* that one call tells of */
 
-/* A thread, or with PIDTYPE_TGID a process, that the caller may look into; its memory is held too. */
-struct subject {
-	struct task_struct *task;
-	struct mm_struct *mm;
-};
-
-static void put_subject(struct subject *subject)
+void ckpt_put_subject(struct ckpt_subject *subject)
 {
 	mmput(subject->mm);
 	put_task_struct(subject->task);
 }
 
-static int get_subject(struct subject *subject, pid_t number, enum pid_type type)
+int ckpt_get_subject(struct ckpt_subject *subject, pid_t number, enum pid_type type)
 {
 	struct pid *pid = number > 0 ? find_get_pid(number) : NULL;
 
@@ -44,10 +38,10 @@ static int get_subject(struct subject *subject, pid_t number, enum pid_type type
 		put_task_struct(subject->task);
 		return -ESRCH;
 	}
-	/* As for a snapshot: a module cannot ask the security modules. */
+	/* A module cannot ask the security modules whether the caller may trace the process: who has this right may. */
 	if (ns_capable(subject->mm->user_ns, CAP_SYS_PTRACE))
 		return 0;
-	put_subject(subject);
+	ckpt_put_subject(subject);
 	return -EPERM;
 }
 
@@ -105,7 +99,7 @@ static void describe_thread(struct task_struct *task, struct ckpt_thread *out)
 long ckpt_thread_facts(void __user *argument)
 {
 	struct ckpt_thread request, facts = {};
-	struct subject subject;
+	struct ckpt_subject subject;
 	int error;
 
 	if (copy_from_user(&request, argument, sizeof(request)))
@@ -114,11 +108,11 @@ long ckpt_thread_facts(void __user *argument)
 	/* All but the number is to come. */
 	if (memcmp(&request, &facts, sizeof(facts)))
 		return -EINVAL;
-	error = get_subject(&subject, request.tid, PIDTYPE_PID);
+	error = ckpt_get_subject(&subject, request.tid, PIDTYPE_PID);
 	if (error)
 		return error;
 	describe_thread(subject.task, &facts);
-	put_subject(&subject);
+	ckpt_put_subject(&subject);
 	return copy_to_user(argument, &facts, sizeof(facts)) ? -EFAULT : 0;
 }
 
@@ -186,7 +180,7 @@ static int describe_timers(struct signal_struct *signal, struct ckpt_timer *to, 
 	return 0;
 }
 
-static int describe_process(struct subject *subject, struct ckpt_process *out, struct ckpt_timer *timers)
+static int describe_process(struct ckpt_subject *subject, struct ckpt_process *out, struct ckpt_timer *timers)
 {
 	struct signal_struct *signal = subject->task->signal;
 	struct mm_struct *mm = subject->mm;
@@ -219,13 +213,13 @@ static int describe_process(struct subject *subject, struct ckpt_process *out, s
 
 static int fill_process(struct ckpt_process *facts, struct ckpt_timer *timers)
 {
-	struct subject subject;
-	int error = get_subject(&subject, facts->pid, PIDTYPE_TGID);
+	struct ckpt_subject subject;
+	int error = ckpt_get_subject(&subject, facts->pid, PIDTYPE_TGID);
 
 	if (error)
 		return error;
 	error = describe_process(&subject, facts, timers);
-	put_subject(&subject);
+	ckpt_put_subject(&subject);
 	if (!error && copy_to_user(u64_to_user_ptr(facts->timers), timers, facts->count * sizeof(*timers)))
 		error = -EFAULT;
 	return error;

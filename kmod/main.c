@@ -27,6 +27,6 @@ static void __exit ckpt_exit(void)
 
 module_init(ckpt_init);
 module_exit(ckpt_exit);
-MODULE_DESCRIPTION("Signals whose default action is a checkpoint, snapshots of memory, facts of processes");
+MODULE_DESCRIPTION("Signals whose default action is a checkpoint, snapshots of memory, facts and stops of processes");
 MODULE_LICENSE("Dual BSD/GPL");
 MODULE_VERSION("0.1.0");

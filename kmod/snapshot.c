@@ -3,13 +3,9 @@
  * A process's memory as of one instant: a copy-on-write copy of its address space that no process has. It costs the
  * process what a fork(2) does, copying page tables, and leaves no child behind.
  */
-#include <linux/anon_inodes.h>
-#include <linux/capability.h>
-#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/module.h>
-#include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -218,24 +214,6 @@ static const struct file_operations snapshot_operations = {
 	.llseek = noop_llseek,
 };
 
-/* A descriptor that owns the copy, or an error. */
-static int make_descriptor(struct mm_struct *copy)
-{
-	const int fd = get_unused_fd_flags(O_CLOEXEC);
-	struct file *file;
-
-	if (fd < 0)
-		return fd;
-	file = anon_inode_getfile("[ckpt_snapshot]", &snapshot_operations, copy, O_RDONLY);
-	if (IS_ERR(file)) {
-		put_unused_fd(fd);
-		return PTR_ERR(file);
-	}
-	file->f_mode |= FMODE_LSEEK | FMODE_PREAD;
-	fd_install(fd, file);
-	return fd;
-}
-
 /* ---- the copy ---- */
 
 /* A copy of its mappings would be told to whoever serves the faults, and waits for him. */
@@ -275,37 +253,25 @@ static struct mm_struct *copy_memory(struct mm_struct *mm)
 	return ERR_PTR(error);
 }
 
-static struct mm_struct *memory_of(pid_t number)
-{
-	struct pid *pid = number > 0 ? find_get_pid(number) : NULL;
-	struct task_struct *task = get_pid_task(pid, PIDTYPE_TGID);
-	struct mm_struct *mm = task ? get_task_mm(task) : NULL;
-
-	if (task)
-		put_task_struct(task);
-	put_pid(pid);
-	return mm ?: ERR_PTR(-ESRCH);
-}
-
 long ckpt_snapshot(const void __user *argument)
 {
 	struct ckpt_snapshot request;
-	struct mm_struct *mm, *copy;
+	struct ckpt_subject subject;
+	struct mm_struct *copy;
 	int fd;
 
 	if (copy_from_user(&request, argument, sizeof(request)))
 		return -EFAULT;
 	if (request.reserved)
 		return -EINVAL;
-	mm = memory_of(request.pid);
-	if (IS_ERR(mm))
-		return PTR_ERR(mm);
-	/* A module cannot ask the security modules whether the caller may trace the process: who has this right may. */
-	copy = ns_capable(mm->user_ns, CAP_SYS_PTRACE) ? copy_memory(mm) : ERR_PTR(-EPERM);
-	mmput(mm);
+	fd = ckpt_get_subject(&subject, request.pid, PIDTYPE_TGID);
+	if (fd)
+		return fd;
+	copy = copy_memory(subject.mm);
+	ckpt_put_subject(&subject);
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
-	fd = make_descriptor(copy);
+	fd = ckpt_descriptor("[ckpt_snapshot]", &snapshot_operations, copy, FMODE_LSEEK | FMODE_PREAD);
 	if (fd < 0)
 		mmput(copy);
 	return fd;

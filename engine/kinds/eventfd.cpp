@@ -8,6 +8,7 @@
 
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
+#include "engine/kinds/open_links.h"
 #include "engine/process/procfs.h"
 
 namespace ckpt {
@@ -77,7 +78,7 @@ pid_t running_holder(pid_t pid, const std::string& id) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator("/proc", error)) {
     const auto other = parse_u64(entry.path().filename().string());
-    if (!other || static_cast<pid_t>(*other) == pid || static_cast<pid_t>(*other) == ::getpid()) continue;
+    if (!other || static_cast<pid_t>(*other) == pid || shares_our_files(static_cast<pid_t>(*other))) continue;
     try {
       // One that we hold still as well is of the same checkpoint.
       if (holds(entry.path()) && read_status(static_cast<pid_t>(*other)).tracer != ::getpid()) {

@@ -61,7 +61,7 @@ std::optional<unsigned> PtyIndex::slave_index(const CaptureContext& ctx, const O
 }
 
 PtyIndex::PtyIndex(const CaptureContext& ctx) : inside_(ctx.tree->pids) {
-  inside_.insert({ctx.pid, ::getpid()});
+  inside_.insert(ctx.pid);
   for (const std::vector<OpenFd>* table : ctx.tree->tables) {
     for (const OpenFd& fd : *table) {
       if (fd.shares >= 0 || !is_pty_master(fd)) continue;

@@ -18,7 +18,7 @@ std::pair<pid_t, ino_t> find_outsider(const CaptureContext& ctx, const std::set<
   std::map<std::string, ino_t, std::less<>> names;
   for (const ino_t inode : sockets) names.emplace(fmt::format("socket:[{}]", inode), inode);
   std::pair<pid_t, ino_t> outsider = {0, 0};
-  for_each_open_link([&](pid_t pid) { return ctx.has_process(pid) || pid == ::getpid(); },
+  for_each_open_link([&](pid_t pid) { return ctx.has_process(pid); },
                      [&](pid_t pid, const char*, std::string_view target) {
                        const auto found = names.find(target);
                        if (found != names.end()) outsider = {pid, found->second};

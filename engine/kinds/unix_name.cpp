@@ -147,7 +147,9 @@ UniqueFd bind_file(const RestoreContext& ctx, int fd, const UnixName& name, cons
   const auto directory = std::make_shared<UniqueFd>(as_the_process(ctx, name, where, [&] {
     return open_at(AT_FDCWD, parent_of(path), O_PATH | O_DIRECTORY);
   }));
-  if (leaves_trace) ctx.traces->guard({SYS_unlinkat, {directory->get(), ctx.traces->keep(last), 0}});
+  if (leaves_trace) {
+    ctx.traces->guard({SYS_unlinkat, {ctx.traces->keep_open(directory), ctx.traces->keep(last), 0}});
+  }
   UniqueFd made = as_the_process(ctx, name, where, [&] {
     if (stale) unlink_file(directory->get(), last, stale.get());
     umask(0777 & ~file.mode);

@@ -13,12 +13,18 @@ long Traces::keep(std::string text) {
   return reinterpret_cast<long>(strings_.back().c_str());
 }
 
+int Traces::keep_open(std::shared_ptr<const UniqueFd> fd) {
+  descriptors_.push_back(std::move(fd));
+  return descriptors_.back()->get();
+}
+
 void Traces::take_back() noexcept {
   for (auto work = undo_.rbegin(); work != undo_.rend(); ++work) (*work)();
-  undo_.clear();
   guard_.reset();
+  undo_.clear();
   calls_.clear();
   strings_.clear();
+  descriptors_.clear();
 }
 
 }  // namespace ckpt

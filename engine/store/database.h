@@ -59,7 +59,7 @@ class Database {
   /// The pinned value of a pack. Throws Error(EIO) where it is missing or damaged.
   void get_pack(uint64_t pack, rocksdb::PinnableSlice& out) const;
   /// The same, kept until another pack is asked for: a small image's segments, which are read one by one, share a pack, and
-  /// getting it from RocksDB's log may mean to copy all of it. `pack` never holds anything else.
+  /// getting it from RocksDB's log may mean to copy all of it. What it held stays good after a collection, which leaves some of the same pages in their slots.
   std::shared_ptr<const rocksdb::PinnableSlice> recent_pack(uint64_t pack) const;
 
  private:

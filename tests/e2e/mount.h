@@ -10,7 +10,8 @@
 
 namespace ckpt_test {
 
-/// Asks `condition` every few milliseconds until it holds; false when `limit` has passed.
+/// Asks `condition` every few milliseconds until it holds; false when `limit` has passed, or CKPTFS_TEST_PATIENCE times as
+/// much.
 bool wait_until(const std::function<bool()>& condition,
                 std::chrono::milliseconds limit = std::chrono::seconds(60));
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -358,6 +359,18 @@ TEST_F(MountTest, SigtermUnmounts) {
   ASSERT_EQ(::kill(daemon, SIGTERM), 0);
   EXPECT_TRUE(wait_until([&] { return read_file("/proc/self/mountinfo").find(mount_.path()) == std::string::npos; }));
   EXPECT_EQ(mount_.stop(), 0);
+}
+
+TEST(Unmount, BySigtermWhateverSignalsWereBlocked) {
+  sigset_t all, before;
+  sigfillset(&all);
+  ASSERT_EQ(sigprocmask(SIG_SETMASK, &all, &before), 0);
+  Mount mount;
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  ASSERT_TRUE(mount.mounted());
+  ASSERT_EQ(::kill(mount.daemon(), SIGTERM), 0);
+  EXPECT_TRUE(wait_until([&] { return read_file("/proc/self/mountinfo").find(mount.path()) == std::string::npos; }));
+  EXPECT_EQ(mount.stop(), 0);
 }
 
 TEST_F(MountTest, AReaderOfAnImageSurvivesItsDeletion) {

@@ -1,11 +1,11 @@
-// 5000 mappings.
+// 2000 mappings.
 #include "selfcheck.h"
 
 #include <sys/mman.h>
 
 int main(int argc, char** argv) {
   begin(argc, argv);
-  constexpr int count = 5000;
+  constexpr int count = 2000;
   char* a = must_map(mmap(nullptr, count * 8192L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), "mmap");
   for (int i = 0; i < count; ++i) {
     fill(a + i * 8192L, 64, i);

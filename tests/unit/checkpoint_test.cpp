@@ -131,6 +131,8 @@ TEST_F(CheckpointTest, WritesAnImageAndTheProcessGoesOn) {
   EXPECT_TRUE(goes_on(*beat));
   EXPECT_EQ(read_status(child.pid()).tracer, 0);
   const auto image = store_.open_image(result.name);
+  EXPECT_EQ(result.time_ns, image->info().header.time_ns);
+  EXPECT_GT(result.time_ns, 0u);
   for (const char* path : {"maps", "smaps", "cmdline", "environ", "auxv", "status", "limits", "exe", "cwd",
                            "root", "manifest", "fds/0", "signals"}) {
     EXPECT_TRUE(image->has(path)) << path;

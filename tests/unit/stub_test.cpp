@@ -10,7 +10,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -125,9 +124,11 @@ TEST_F(StubTest, ManyCallsAtOnceAnswerAsOneByOne) {
   Stub stub(free_pid(), false);
   stub.use_helper(kHole);
   // Stop signals that somebody sends neither end the calls early nor leave it stopped.
-  std::atomic<bool> enough = false;
-  std::thread nuisance([&enough, pid = stub.pid()] {
-    while (!enough) kill(pid, SIGSTOP);
+  const std::jthread nuisance([pid = stub.pid()](const std::stop_token& enough) {
+    while (!enough.stop_requested()) {
+      kill(pid, SIGSTOP);
+      usleep(100);  // without a rest one stop would follow the other
+    }
   });
   for (const size_t count : {1, 2, 64, 65, 1000}) {
     std::vector<SystemCall> calls;
@@ -147,8 +148,6 @@ TEST_F(StubTest, ManyCallsAtOnceAnswerAsOneByOne) {
     }
     EXPECT_EQ(stub.leader().syscall(SYS_getpid), stub.pid());
   }
-  enough = true;
-  nuisance.join();
 }
 
 TEST_F(StubTest, PlacesDescriptorsAtTheirNumbers) {

@@ -23,46 +23,15 @@
 #include <vector>
 
 #include "kmod/ckpt_device.h"
+#include "target.h"
 
 namespace {
 
+using ckpt_test::address;
+using ckpt_test::Child;
+using ckpt_test::open_device;
+
 constexpr uint64_t kPage = 4096, kHuge = 2 << 20;
-
-/// A child that runs `body`, then waits to be killed.
-class Child {
- public:
-  explicit Child(const std::function<void()>& body) {
-    int ready[2];
-    EXPECT_EQ(pipe(ready), 0);
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      body();
-      close(ready[0]);
-      close(ready[1]);
-      for (;;) pause();
-    }
-    close(ready[1]);
-    char end;
-    EXPECT_EQ(read(ready[0], &end, 1), 0);
-    close(ready[0]);
-  }
-  ~Child() { end(); }
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-  void end() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
-  pid_t pid() const { return pid_; }
-
- private:
-  pid_t pid_ = 0;
-};
-
-int open_device(int flags = O_RDONLY) { return open("/dev/ckpt", flags | O_CLOEXEC); }
 
 /// The descriptor, or -errno.
 int take(int device, pid_t pid, uint32_t reserved = 0) {
@@ -93,8 +62,6 @@ int runs(int snapshot, uint64_t start, uint64_t end, std::vector<ckpt_run>& foun
     at = request.next;
   }
 }
-
-uint64_t address(const void* p) { return reinterpret_cast<uint64_t>(p); }
 
 char* map(uint64_t size) {
   return static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));

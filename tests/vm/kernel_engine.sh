@@ -2,6 +2,7 @@
 fail() { echo "kernel_engine.sh: $*"; exit 1; }
 insmod /lib/modules/ckpt.ko || fail 'the module is not loaded'
 "$CKPT_BUILD/bin/vm/device_test" --gtest_brief=1 || exit 1
+"$CKPT_BUILD/bin/vm/stop_test" --gtest_brief=1 || exit 1
 "$CKPT_BUILD/bin/vm/snapshot_stress" 20000 || exit 1
 "$CKPT_BUILD/bin/vm/engines_test" --gtest_brief=1 || exit 1
 "$CKPT_BUILD/bin/memory_test" --gtest_brief=1 --gtest_filter='*EveryStrategy*/kernel*:ChooseSnapshot.*' || exit 1

@@ -1,5 +1,5 @@
-// Ill use of the ioctls of /dev/ckpt and of the snapshots that one gives: random and mutated arguments, on snapshots of processes that map, unmap,
-// write, fork, exec and end meanwhile, and that other threads close. Checked is that what is a success was a valid request;
+// Ill use of the ioctls of /dev/ckpt, and of the snapshots and stops that it gives: random and mutated arguments, on processes
+// that map, unmap, write, fork, exec, make threads and end meanwhile. Checked is that what is a success was a valid request;
 // what the kernel thinks of it stands in its log. Runs in the guest (kernel_engine.sh).
 //
 //   snapshot_stress CALLS        # of each of three threads
@@ -31,7 +31,7 @@ constexpr int kTargets = 4;
 
 std::array<std::atomic<pid_t>, kTargets> targets{};
 std::atomic<bool> done{false};
-std::atomic<long> snapshots{0}, found{0}, bytes{0}, facts{0};
+std::atomic<long> snapshots{0}, found{0}, bytes{0}, facts{0}, stops{0}, states{0};
 constexpr uint64_t kArena = 1ull << 44;   // where the targets' memory is
 constexpr uint64_t kArenaPages = 2048;
 
@@ -39,6 +39,7 @@ constexpr uint64_t kArenaPages = 2048;
 [[noreturn]] void live(const char* self, unsigned seed) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::mt19937 random(seed);
+  for (unsigned i = random() % 3; i > 0; --i) std::thread([] { for (;;) usleep(500); }).detach();
   char* memory = reinterpret_cast<char*>(kArena);
   for (;;) {
     char* at = memory + random() % (kArenaPages - 64) * kPage;
@@ -102,6 +103,7 @@ class Misuser {
         if (fd >= 0) close(fd);
         fd = take();
       }
+      if (random_() % 150 == 0) stop();
       switch (random_() % 5) {
         case 0:
         case 1: ask_runs(fd); break;
@@ -126,7 +128,8 @@ class Misuser {
     }
   }
   unsigned long random_command() {
-    constexpr unsigned long kAll[] = {CKPT_IOC_VERSION, CKPT_IOC_SNAPSHOT, CKPT_SNAPSHOT_RUNS, CKPT_IOC_THREAD, CKPT_IOC_PROCESS};
+    constexpr unsigned long kAll[] = {CKPT_IOC_VERSION, CKPT_IOC_SNAPSHOT, CKPT_SNAPSHOT_RUNS, CKPT_IOC_THREAD, CKPT_IOC_PROCESS,
+                                      CKPT_STOP_WAIT, CKPT_STOP_THREADS, CKPT_STOP_STATE, CKPT_STOP_PENDING};
     // Of another size, direction or number too.
     return kAll[random_() % std::size(kAll)] ^ (random_() % 2 ? 0 : 1ul << random_() % 32);
   }
@@ -193,6 +196,46 @@ class Misuser {
       ++facts;
     }
   }
+  /// Also while another has it, and with whoever it is let go before all stand.
+  void stop() {
+    ckpt_stop request = {};
+    request.pid = random_() % 8 ? targets[random_() % kTargets].load() : static_cast<int>(random_());
+    if (random_() % 16 == 0) request.reserved = static_cast<unsigned>(random_());
+    const int fd = ioctl(device_, CKPT_IOC_STOP, &request);
+    if (fd < 0) return;
+    if (request.reserved != 0) fail("a reserved field is not looked at");
+    const ckpt_stop_wait wait = {static_cast<unsigned>(random_() % 20), random_() % 16 == 0 ? 1u : 0u};
+    if (random_() % 8 && ioctl(fd, CKPT_STOP_WAIT, &wait) == 0) {
+      if (wait.reserved != 0) fail("a reserved field is not looked at");
+      ++stops;
+    }
+    for (unsigned i = random_() % 6; i > 0; --i) ask_stop(fd);
+    close(fd);
+  }
+  void ask_stop(int fd) {
+    int32_t tids[8] = {};
+    ckpt_stop_threads threads = {reinterpret_cast<uint64_t>(random_() % 8 ? tids : address()), 8, 0};
+    if (random_() % 8 == 0) threads.capacity = static_cast<unsigned>(random_());
+    if (threads.capacity > 8 && threads.tids == reinterpret_cast<uint64_t>(tids)) threads.tids = reinterpret_cast<uint64_t>(address());
+    ioctl(fd, CKPT_STOP_THREADS, &threads);
+    ckpt_thread_state state = {};
+    state.tid = random_() % 8 ? tids[random_() % 3] : static_cast<int>(random_());
+    state.xsave = reinterpret_cast<uint64_t>(random_() % 8 ? buffer_.data() : address());
+    state.xsave_size = static_cast<unsigned>(random_() % 2 ? buffer_.size() : random_() % buffer_.size());
+    const bool told = ioctl(fd, CKPT_STOP_STATE, &state) == 0;
+    states += told;
+    ckpt_pending pending = {random_() % 2 ? tids[0] : 0, static_cast<unsigned>(random_() % 8), reinterpret_cast<uint64_t>(address()), 0, 0};
+    if (random_() % 8 == 0) pending.capacity = static_cast<unsigned>(random_());
+    if (random_() % 8 == 0) pending.reserved = 1;
+    if (ioctl(fd, CKPT_STOP_PENDING, &pending) == 0 && pending.reserved) fail("a reserved field is not looked at");
+    // Where it stands, or nonsense that is refused.
+    ckpt_go_on go_on = {state.tid, 0, state.registers[10], state.registers[16], state.registers[15]};
+    if (random_() % 4 == 0) go_on.rip |= 1ull << (47 + random_() % 17);
+    if (random_() % 4 == 0) go_on.reserved = 1;
+    if (!told && go_on.rip == 0) return;
+    const bool nonsense = go_on.reserved != 0 || go_on.rip >= kTop;
+    if (ioctl(fd, CKPT_STOP_GO_ON, &go_on) == 0 && nonsense) fail("a thread is sent away");
+  }
   void read_pages(int fd) {
     const uint64_t at = place();
     const size_t size = random_() % 8 ? random_() % 64 * kPage : random_() % (64 * kPage);
@@ -230,7 +273,7 @@ int main(int argc, char** argv) {
   for (std::thread& thread : threads) thread.join();
   done = true;
   keeper.join();
-  printf("%ld snapshots, %ld calls, %ld runs, %ld bytes, %ld processes told of\n", snapshots.load(), 3 * calls, found.load(),
-         bytes.load(), facts.load());
-  return snapshots > 0 && found > 0 && bytes > 0 && facts > 0 ? 0 : 1;
+  printf("%ld snapshots, %ld calls, %ld runs, %ld bytes, %ld processes told of, %ld stopped, %ld states\n", snapshots.load(),
+         3 * calls, found.load(), bytes.load(), facts.load(), stops.load(), states.load());
+  return snapshots > 0 && found > 0 && bytes > 0 && facts > 0 && stops > 0 && states > 0 ? 0 : 1;
 }
