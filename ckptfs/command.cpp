@@ -52,7 +52,7 @@ bool parse_series_option(CheckpointCommand& command, std::string_view word) {
     if (good) rule.keep = *keep;
   } else {
     const auto time = parse_duration(word.substr(kUntil.size()));
-    const auto count = parse_u64(word.substr(kUntil.size()));
+    const auto count = parse_count(word.substr(kUntil.size()));
     good = (time && time->count() > 0 && rule.until_time.count() == 0) || (count && *count > 0 && rule.until_count == 0);
     if (good && time) rule.until_time = *time;
     if (good && count) rule.until_count = *count;

@@ -83,6 +83,10 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
     answer(-err);
   };
   try {
+    if (command.full) {
+      check_may_checkpoint(caller, command.pid);
+      tracking_.forget(command.pid);
+    }
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     if (command.dry_run) return result;
@@ -140,6 +144,7 @@ std::string Commands::run_in_pid_namespace(const RestoreCommand& command, const 
 std::string Commands::run(const RestoreCommand& command, const Caller& caller, const CancelFlag* cancel) {
   const auto tree = catalog_.open(command.name);
   catalog_.check_may_read(*tree, command.name, caller.uid);
+  const ImageUses::Lease lease = catalog_.uses().hold(tree->id(), tree->image().describe());
   ResumeOptions options;
   options.stopped = command.stopped;
   options.cancel = cancel;

@@ -9,7 +9,7 @@
 #include "ckptfs/command_log.h"
 #include "ckptfs/counters.h"
 #include "ckptfs/series.h"
-#include "engine/memory/tracking.h"
+#include "engine/memory/tracking_set.h"
 
 namespace ckpt {
 

@@ -122,7 +122,7 @@ HandlePtr ImageNode::open(const Request&, int flags) {
   if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) refuse_write();
   if (context_.first_open) context_.first_open();
   ImageUses::Lease lease;
-  if (item.entry->path != kManifestName) lease = context_.catalog.uses().hold(tree_->id());
+  if (item.entry->path != kManifestName) lease = context_.catalog.uses().hold(tree_->id(), tree_->image().describe());
   return std::make_shared<ImageHandle>(tree_, *item.entry, std::move(lease));
 }
 
@@ -143,7 +143,7 @@ NodePtr ImageNode::lookup(const Request&, const std::string& name) {
 }
 
 std::vector<DirEntry> ImageNode::list(const Request&) {
-  context_.catalog.uses().touch(tree_->id());
+  context_.catalog.uses().touch(tree_->id(), tree_->image().describe());
   std::vector<DirEntry> result;
   for (const uint32_t index : tree_->item(index_).children) {
     if (context_.removals.hidden(*tree_, index)) continue;

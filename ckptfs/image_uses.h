@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 
 namespace ckpt {
 
@@ -16,14 +18,34 @@ class ImageUses {
  public:
   using Lease = std::shared_ptr<const void>;
 
-  /// Error(ENOENT) where it is being removed.
-  void touch(uint64_t image_id);
-  /// The same, and in use as long as the lease is held, which must not outlive this object.
-  Lease hold(uint64_t image_id);
+  /// As long as it lives nobody begins to use the image, and not afterwards either where the image is gone. Must not outlive
+  /// its ImageUses.
+  class Claim {
+   public:
+    Claim() = default;
+    Claim(Claim&& other) noexcept : uses_(std::exchange(other.uses_, nullptr)), image_id_(other.image_id_) {}
+    Claim& operator=(Claim&&) = delete;
+    ~Claim() {
+      if (uses_ != nullptr) uses_->release(image_id_);
+    }
+    explicit operator bool() const { return uses_ != nullptr; }
+    void image_is_gone() { uses_ = nullptr; }
 
-  /// For who is about to delete an image: false where it is in use, else nobody begins to use it before release().
-  bool claim(uint64_t image_id);
-  void release(uint64_t image_id);
+   private:
+    friend class ImageUses;
+    Claim(ImageUses& uses, uint64_t image_id) : uses_(&uses), image_id_(image_id) {}
+
+    ImageUses* uses_ = nullptr;
+    uint64_t image_id_ = 0;
+  };
+
+  /// Error(ENOENT), with `image` for the sentence ("images/1234@5"), where it is being removed.
+  void touch(uint64_t image_id, const std::string& image);
+  /// The same, and in use as long as the lease is held, which must not outlive this object.
+  Lease hold(uint64_t image_id, const std::string& image);
+
+  /// For who is about to delete an image: none where it is in use.
+  Claim claim(uint64_t image_id);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -36,7 +58,8 @@ class ImageUses {
 
     bool recent(Clock::time_point now) const { return holders > 0 || now - last < kPatience; }
   };
-  Use& touched(uint64_t image_id);   // with mutex_ held
+  Use& touched(uint64_t image_id, const std::string& image);   // with mutex_ held
+  void release(uint64_t image_id);
 
   std::mutex mutex_;                 ///< innermost
   std::map<uint64_t, Use> uses_;

@@ -1,6 +1,7 @@
 // `restore NAME replace`: going back to an image while the processes it was taken of run.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -25,14 +26,17 @@ class Replacement {
 
   /// Resumes `image`, and ends who has its pids. The errors are those of resume() and checkpoint(): the sentence tells what has
   /// become of the running ones where it was not nothing. EEXIST: a pid is used by a process outside of the tree of
-  /// the image's root. EBUSY: nobody would wait for the end of the root, so that its pid would stay in use.
+  /// the image's root, or that of the root by another program. EBUSY: nobody would wait for the end of the root, so that its pid would stay in use.
   ResumeResult run(const StoredImage& image, const Caller& caller, const ResumeOptions& options);
   /// Name of the image that was taken of the processes that ran; empty where none did.
   const std::string& replaced() const { return replaced_; }
 
  private:
-  void make_room(pid_t root, std::span<const pid_t> pids, const Caller& caller, const CancelFlag* cancel);
-  [[noreturn]] void go_back(const Error& failure, const Caller& caller);
+  void make_room(const StoredImage& image, std::span<const pid_t> pids, const Caller& caller, const CancelFlag* cancel);
+  [[noreturn]] void go_back(const std::exception& why, const StoredImage& image, const Caller& caller,
+                            const CancelFlag* cancel);
+  /// The peers of the ended connections are those of the resumed ones.
+  void end_hold() const noexcept;
 
   Catalog& catalog_;
   const Take take_;

@@ -83,12 +83,12 @@ void Series::run() noexcept {
       due = std::max(due + rule_.every, Clock::now());
       if (!wait_until(due) || rule_fulfilled() || !take_one()) break;
     }
+    hooks_.ended(command_.pid);
     log_.add(key_, fmt::format("{}: the series has ended after {} checkpoint{}{}", command_.pid, taken_.load(),
                                taken_ == 1 ? "" : "s", process_ended() ? ", with the process" : ""));
   } catch (const std::exception&) {
     // No memory for a line of the log.
   }
-  hooks_.ended(command_.pid);
   over_ = true;
 }
 
@@ -116,45 +116,48 @@ void Series::note(const CheckpointResult& result) {
   if (!rule_.keep.keeps_all()) images_.push_back({result.image_id, result.time_ns, {}});
 }
 
-void Series::learn_names() {
+std::optional<uint64_t> Series::learn_names() {
   const std::string prefix = base_name() + '@';
   std::map<uint64_t, std::string> names;
+  std::optional<uint64_t> newest;
   for (ImageInfo& info : catalog_.store().images()) {
+    if (info.name == base_name()) newest = info.id;
     // With any other name somebody wants to keep it.
-    if (info.name.starts_with(prefix) && parse_u64(std::string_view(info.name).substr(prefix.size()))) {
+    if (info.name.starts_with(prefix) && parse_count(std::string_view(info.name).substr(prefix.size()))) {
       names.emplace(info.id, std::move(info.name));
     }
   }
   for (Image& image : images_) {
     if (const auto found = names.find(image.id); found != names.end()) image.name = std::move(found->second);
   }
+  return newest;
 }
 
 bool Series::remove(const Image& image) {
-  if (!catalog_.uses().claim(image.id)) return false;
+  ImageUses::Claim claim = catalog_.uses().claim(image.id);
+  if (!claim) return false;
   try {
     catalog_.store().delete_image(image.name, image.id);
+    claim.image_is_gone();
     catalog_.changed();
     catalog_.forget_name(image.name);
   } catch (const Error& error) {
-    catalog_.uses().release(image.id);
-    if (error.err() == ENOENT) return true;   // somebody has deleted it, or has given it another name to keep it
-    throw;
+    if (error.err() != ENOENT) throw;
+    // Somebody has deleted it, or has given it another name to keep it.
   }
-  catalog_.uses().release(image.id);
   return true;
 }
 
 void Series::thin_out() {
-  // The clock may have been set back.
-  std::ranges::stable_sort(images_, {}, &Image::time_ns);
   std::vector<uint64_t> times;
   for (const Image& image : images_) times.push_back(image.time_ns);
   const std::vector<size_t> goes = rule_.keep.superfluous(times);
-  if (std::ranges::any_of(goes, [this](size_t i) { return images_[i].name.empty(); })) learn_names();
+  std::optional<uint64_t> newest;
+  if (std::ranges::any_of(goes, [this](size_t i) { return images_[i].name.empty(); })) newest = learn_names();
   for (size_t i = goes.size(); i-- > 0;) {
     const auto image = images_.begin() + static_cast<ptrdiff_t>(goes[i]);
-    if (image->name.empty() || remove(*image)) images_.erase(image);
+    // Without such a name it is gone, or somebody's.
+    if (image->name.empty() ? newest != image->id : remove(*image)) images_.erase(image);
   }
 }
 
@@ -179,7 +182,10 @@ CheckpointResult SeriesSet::begin(const CheckpointCommand& command, const Caller
     CheckpointResult first = hooks_.take(command, caller, cancel);
     const std::lock_guard lock(mutex_);
     const auto it = series_.find(command.pid);
-    if (it == series_.end() || it->second != series) fail(EINTR, "{}: the series was ended", command.pid);
+    if (it == series_.end() || it->second != series) {
+      fail(EINTR, "{}: the series was ended while its first checkpoint was taken, which is in images/{}", command.pid,
+           first.name);
+    }
     series->start(first);
     return first;
   } catch (...) {

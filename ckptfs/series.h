@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -64,7 +65,8 @@ class Series {
   bool take_one();
   void note(const CheckpointResult& result);
   void thin_out();
-  void learn_names();
+  /// Returns the image that has the name itself, without @K.
+  std::optional<uint64_t> learn_names();
   /// False where somebody reads it just now.
   bool remove(const Image& image);
   std::string base_name() const { return command_.name.empty() ? std::to_string(command_.pid) : command_.name; }
@@ -83,7 +85,7 @@ class Series {
   std::atomic<bool> over_ = false;
   std::atomic<uint64_t> taken_ = 0;
   Clock::time_point began_;
-  std::vector<Image> images_;      // ascending; those that keep= thins out
+  std::vector<Image> images_;      // as they were taken; those that keep= thins out
   std::string last_failure_;
   std::thread thread_;
 };

@@ -65,6 +65,11 @@ std::vector<size_t> Retention::superfluous(std::span<const uint64_t> times_ns) c
   return goes;
 }
 
+std::optional<uint64_t> parse_count(std::string_view text) {
+  const auto quantity = parse_quantity(text);
+  return quantity && quantity->unit.empty() ? std::optional(quantity->number) : std::nullopt;
+}
+
 std::optional<nanoseconds> parse_duration(std::string_view text) {
   const auto quantity = parse_quantity(text);
   if (!quantity) return std::nullopt;

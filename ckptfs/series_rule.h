@@ -20,7 +20,8 @@ struct Retention {
 
   /// Nothing was said: all stay.
   bool keeps_all() const { return last == 0 && minutes == 0 && hours == 0 && days == 0; }
-  /// Of images by their times (ns since 1970, ascending), the indexes of those that go, ascending. The newest never goes.
+  /// Of images by their times (ns since 1970), in the order they were taken, the indexes of those that go, ascending. The
+  /// newest never goes. Where the clock was set back, it is the order that tells which image is the newer one.
   std::vector<size_t> superfluous(std::span<const uint64_t> times_ns) const;
 };
 
@@ -31,6 +32,8 @@ struct SeriesRule {
   std::chrono::nanoseconds until_time{0};   ///< ends when so much time has passed; 0 for never
 };
 
+/// A decimal number alone.
+std::optional<uint64_t> parse_count(std::string_view text);
 /// "500ms", "1s", "5m", "2h", "1d". Nothing for other text, or for more than 1000 days.
 std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
 /// As in `keep=`. Nothing for text that is no such list, or keeps nothing.

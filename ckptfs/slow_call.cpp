@@ -2,21 +2,16 @@
 
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 
 #include "ckptfs/checked_call.h"
 #include "engine/base/fd.h"
+#include "engine/process/proc_status.h"
 
 namespace ckpt {
 
 namespace {
 
 constexpr std::chrono::milliseconds kWatchInterval{10};
-
-uint64_t mask_in(const std::string& status, std::string_view field) {
-  const size_t at = status.find(fmt::format("\n{}:\t", field));
-  return at == std::string::npos ? 0 : std::strtoull(status.c_str() + at + field.size() + 3, nullptr, 16);
-}
 
 constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
 
@@ -26,8 +21,8 @@ bool wants_to_stop_waiting(pid_t tid) {
   constexpr uint64_t kHarmless = bit(SIGCHLD) | bit(SIGCONT) | bit(SIGURG) | bit(SIGWINCH);
   try {
     const std::string status = read_file(fmt::format("/proc/{}/status", tid), 1 << 16);
-    const uint64_t pending = mask_in(status, "SigPnd") | mask_in(status, "ShdPnd");
-    return (pending & ~mask_in(status, "SigBlk") & ~mask_in(status, "SigIgn") & ~kHarmless) != 0;
+    const uint64_t pending = status_mask(status, "SigPnd") | status_mask(status, "ShdPnd");
+    return (pending & ~status_mask(status, "SigBlk") & ~status_mask(status, "SigIgn") & ~kHarmless) != 0;
   } catch (const Error&) {
     return true;  // nobody waits any more
   }

@@ -3,10 +3,10 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <exception>
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/checkpoint_tree.h"
 #include "engine/engine.h"
 
@@ -38,22 +38,19 @@ CheckpointResult attempt(Store& store, pid_t pid, const Caller& caller, const Ch
 
 /// A tracer is a thread: when it ends, whatever it still traces goes on. That is so when this returns.
 template <typename F>
-void in_thread(F&& work) {
-  std::exception_ptr error;
+void in_tracer(const F& work) {
   pid_t tid = 0;
-  std::thread tracer([&] {
-    tid = static_cast<pid_t>(::syscall(SYS_gettid));
-    try {
+  try {
+    in_thread([&] {
+      tid = static_cast<pid_t>(::syscall(SYS_gettid));
       work();
-    } catch (...) {
-      error = std::current_exception();
-    }
-  });
-  tracer.join();
-  // To be joined, a thread need only be done with our memory; it lets go of its tracees afterwards (do_exit()).
-  const std::string task = fmt::format("/proc/self/task/{}", tid);
-  while (error && ::access(task.c_str(), F_OK) == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
-  if (error) std::rethrow_exception(error);
+    });
+  } catch (...) {
+    // To be joined, a thread need only be done with our memory; it lets go of its tracees afterwards (do_exit()).
+    const std::string task = fmt::format("/proc/self/task/{}", tid);
+    while (::access(task.c_str(), F_OK) == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    throw;
+  }
 }
 
 }  // namespace
@@ -70,7 +67,7 @@ CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const
     again = false;
     wait_for_other(lessons, options.cancel);
     try {
-      in_thread([&] { result = attempt(store, pid, caller, options, lessons, again); });
+      in_tracer([&] { result = attempt(store, pid, caller, options, lessons, again); });
     } catch (const Error& e) {
       if (again) continue;
       // Of a process, the sentence begins with its pid; of the store, with a file of that.

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/checkpoint_process.h"
 #include "engine/checkpoint_turn.h"
 
@@ -86,10 +87,31 @@ class TreeCapture {
 
   /// Remembers whose snapshot is lost.
   template <typename F>
-  void with_snapshot(ProcessCapture& member, F&& work);
+  void with_snapshot(ProcessCapture& member, F&& work) {
+    at_work_ = member.pid();
+    work(member);
+    at_work_ = 0;
+  }
   /// Runs `work` for each member; one that has ended meanwhile, but the root, is left out from here on.
   template <typename F>
-  void for_each_alive(F&& work);
+  void for_each_alive(F&& work) {
+    for (size_t i = 0; i < members_.size();) {
+      ProcessCapture& member = *members_[i];
+      try {
+        work(member);
+      } catch (const Error&) {
+        if (i == 0 || !member.ends()) throw;
+        drop(member);
+        continue;
+      }
+      ++i;
+    }
+  }
+  static std::vector<pid_t> pids_of(const auto& processes) {
+    std::vector<pid_t> pids;
+    for (const auto& process : processes) pids.push_back(process->pid());
+    return pids;
+  }
   void index_descriptors();
 
   SharedCapture shared_;

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/inet_socket.h"
 #include "engine/kinds/peer_hold.h"
+#include "engine/make_room.h"
 
 namespace ckpt {
 
@@ -20,6 +21,11 @@ std::string hold_of(const ImageSource& image) {
 }
 
 }  // namespace
+
+void end_hold_of(const ImageSource& image) {
+  const std::string hold = hold_of(image);
+  if (!hold.empty()) end_peer_hold(hold);
+}
 
 void delete_image(Store& store, const std::string& name, uint64_t id) {
   const auto image = store.open_image(name);

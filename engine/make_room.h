@@ -1,4 +1,4 @@
-// Resuming an image while somebody else still has its pids.
+// Resuming an image in place of the processes that still have its pids.
 #pragma once
 
 #include <functional>
@@ -15,5 +15,9 @@ using MakeRoom = std::function<void(std::span<const pid_t>)>;
 /// pids of the image are in use, and nothing has been started.
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options,
                     const MakeRoom& make_room);
+
+/// Takes away what the checkpoint of an image has left in the system for its resume, where another image was resumed in its
+/// place: the rule that drops what the peers of ended TCP connections send. Thread-safe.
+void end_hold_of(const ImageSource& image);
 
 }  // namespace ckpt

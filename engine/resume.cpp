@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <exception>
 #include <memory>
 #include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/base/sched.h"
 #include "engine/engine.h"
 #include "engine/image/manifest.h"
@@ -24,6 +24,7 @@
 #include "engine/make_room.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
+#include "engine/process/spawn.h"
 #include "engine/process/stub_tree.h"
 #include "engine/process/xsave_layout.h"
 #include "engine/resume_family.h"
@@ -51,6 +52,7 @@ class TreeResume {
   void read_family();
   std::vector<pid_t> read_zombies() const;
   void open_files();
+  void check_pids() const;
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
@@ -139,8 +141,15 @@ void TreeResume::open_files() {
   }
 }
 
+/// Nothing is opened, which somebody else may see, for a resume that is bound to fail.
+void TreeResume::check_pids() const {
+  for (const pid_t pid : shared_.pids) {
+    if (pid_in_use(pid) && !is_ending(pid)) fail_clone(pid, EEXIST);
+  }
+}
+
 /// No process has the pid, but the group of that number has members: zombies, as a rule, that init is about to reap.
-bool is_left_as_group(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH && ::kill(-pid, 0) == 0; }
+bool is_left_as_group(pid_t pid) { return !pid_in_use(pid) && ::kill(-pid, 0) == 0; }
 
 // Who has just killed the old processes copies their archive at once; their parents, or init, take a moment to reap them.
 void TreeResume::wait_for_pids() const {
@@ -226,6 +235,7 @@ pid_t TreeResume::make_all() {
   read_header();
   for (const auto& [pid, process] : processes_) process->parse();
   read_family();
+  if (!make_room_) check_pids();
   open_files();
   if (make_room_) make_room_(std::vector(shared_.pids.begin(), shared_.pids.end()));
   wait_for_pids();
@@ -275,9 +285,8 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
                     const MakeRoom& make_room) {
   const auto start = std::chrono::steady_clock::now();
   ResumeResult result;
-  std::exception_ptr error;
   // A tracer is a thread, and everything that the stub is made with (mask, affinity) is this thread's.
-  std::thread tracer([&] {
+  in_thread([&] {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
@@ -289,13 +298,9 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
       // Some tell of a pid, a thread or a call only.
       const std::string name = image.describe();
       const std::string whole = e.sentence().starts_with(name) ? e.sentence() : name + ": " + e.sentence();
-      error = std::make_exception_ptr(Error(e.err(), whole, e.where()));
-    } catch (...) {
-      error = std::current_exception();
+      throw Error(e.err(), whole, e.where());
     }
   });
-  tracer.join();
-  if (error) std::rethrow_exception(error);
   result.total_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   return result;

@@ -20,13 +20,11 @@ void on_two_threads(bool both, const F& work) {
   if (second.joinable()) second.join();
 }
 
-/// Runs work() in a thread that gives way (sched.h), of which this one, that must go on as before, waits for the end. What
-/// it throws is thrown here.
+/// Runs work() in a thread of its own, and waits for its end. What it throws is thrown here.
 template <typename F>
-void in_thread_that_gives_way(const F& work) {
+void in_thread(const F& work) {
   std::exception_ptr error;
   std::thread([&] {
-    give_way();
     try {
       work();
     } catch (...) {
@@ -34,6 +32,15 @@ void in_thread_that_gives_way(const F& work) {
     }
   }).join();
   if (error) std::rethrow_exception(error);
+}
+
+/// The same in one that gives way (sched.h), while the calling thread must go on as before.
+template <typename F>
+void in_thread_that_gives_way(const F& work) {
+  in_thread([&] {
+    give_way();
+    work();
+  });
 }
 
 /// Calls each(i) for every i below `count`, in ascending order on this thread, and from a second one beside it where

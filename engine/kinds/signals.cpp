@@ -74,10 +74,6 @@ KernelAction parse_action(const Record& record, const std::string& text, int& si
   return {v[1], v[2], v[3], v[4]};
 }
 
-uint64_t signals_in(const CaptureContext& ctx, std::string_view field) {
-  return parse_u64("0x" + status_field(ctx.status, field)).value_or(0);
-}
-
 // /proc tells only that there is a handler; which one, the process alone can say. The flags of SIGCHLD (children that
 // leave no zombie) are in force without a handler too.
 bool must_ask(uint64_t caught, int signo) { return in_mask(caught, signo) || signo == SIGCHLD; }
@@ -91,7 +87,7 @@ constexpr Question kAltStack{"sigaltstack", SYS_sigaltstack, {0, Question::kAnsw
 }  // namespace
 
 void ask_signals(const CaptureContext& ctx, Questions& questions) {
-  const uint64_t caught = signals_in(ctx, "SigCgt");
+  const uint64_t caught = status_mask(ctx.status, "SigCgt");
   for (int signo = 1; signo <= kLastSignal; ++signo) {
     if (must_ask(caught, signo)) questions.ask(action_of(signo));
   }
@@ -99,8 +95,8 @@ void ask_signals(const CaptureContext& ctx, Questions& questions) {
 
 void capture_signals(const CaptureContext& ctx, const Questions& answers) {
   Record out;
-  const uint64_t caught = signals_in(ctx, "SigCgt");
-  const uint64_t ignored = signals_in(ctx, "SigIgn");
+  const uint64_t caught = status_mask(ctx.status, "SigCgt");
+  const uint64_t ignored = status_mask(ctx.status, "SigIgn");
   for (int signo = 1; signo <= kLastSignal; ++signo) {
     KernelAction action;
     if (must_ask(caught, signo)) {

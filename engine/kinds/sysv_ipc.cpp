@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/base/fd.h"
 #include "engine/kinds/named_file.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 
@@ -65,9 +66,7 @@ std::vector<int> list_ipc_objects(const char* kind) {
 
 bool belongs_to(const IpcMembers& members, std::span<const pid_t> last) {
   const auto is_member = [&](pid_t pid) { return members.contains(pid); };
-  const auto lives_outside = [&](pid_t pid) {
-    return pid > 0 && !is_member(pid) && (::kill(pid, 0) == 0 || errno != ESRCH);
-  };
+  const auto lives_outside = [&](pid_t pid) { return pid > 0 && !is_member(pid) && pid_in_use(pid); };
   return std::ranges::any_of(last, is_member) && std::ranges::none_of(last, lives_outside);
 }
 

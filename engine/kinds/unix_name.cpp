@@ -9,10 +9,9 @@
 
 #include <cstddef>
 #include <cstring>
-#include <exception>
-#include <thread>
 
 #include "engine/base/error.h"
+#include "engine/base/parallel.h"
 #include "engine/kinds/named_file.h"
 #include "engine/kinds/sock_diag.h"
 #include "engine/process/as_caller.h"
@@ -32,17 +31,10 @@ int open_path_in(int dir, const std::string& path, uint64_t resolve) {
 template <typename Work>
 UniqueFd in_own_directory(Work&& work) {
   UniqueFd result;
-  std::exception_ptr error;
-  std::thread thread([&] {
-    try {
-      if (unshare(CLONE_FS) != 0) fail_errno("a working directory of its own");
-      result = work();
-    } catch (...) {
-      error = std::current_exception();
-    }
+  in_thread([&] {
+    if (unshare(CLONE_FS) != 0) fail_errno("a working directory of its own");
+    result = work();
   });
-  thread.join();
-  if (error) std::rethrow_exception(error);
   return result;
 }
 

@@ -103,8 +103,9 @@ void advise(Calls& calls, pid_t pid, const Vma& vma) {
       {"nh", MADV_NOHUGEPAGE}, {"mg", MADV_MERGEABLE}, {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},
   };
   if (vma.vm_flags.empty() || vma.has_flag("dp")) return;     // MAP_DROPPABLE implies what it needs
-  for (const auto& [flag, advice] : kAdvice) {
+  for (const auto& [flag, number] : kAdvice) {
     if (!vma.has_flag(flag)) continue;
+    const int advice = number;  // clang 14 captures no structured binding
     // A kernel without huge pages or KSM says EINVAL: the hint is worth nothing there.
     const bool hint = std::string_view("hg nh mg").find(flag) != std::string_view::npos;
     calls.add({SYS_madvise, {vma.start, vma.size(), static_cast<uint64_t>(advice)}}, [pid, &vma, advice, hint](long r) {

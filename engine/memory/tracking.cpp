@@ -60,32 +60,6 @@ int scan(int pagemap, abi::PmScanArg arg, F&& visit) {
 
 }  // namespace
 
-// ---- ImageSegments ----
-
-ImageSegments::ImageSegments(std::shared_ptr<const ImageSource> image, const std::string& prefix)
-    : image_(std::move(image)) {
-  const std::string dir = prefix + "segments";
-  for (const ImageEntry& entry : image_->below(dir)) {
-    const Range range = parse_range_name(std::string_view(entry.path).substr(dir.size() + 1), entry.path);
-    segments_.push_back({range, entry.path});
-    bytes_ += range.size();
-  }
-  std::ranges::sort(segments_, {}, [](const Segment& s) { return s.range.start; });
-}
-
-std::vector<SamePages> ImageSegments::within(Range range) const {
-  std::vector<SamePages> out;
-  auto it = std::ranges::upper_bound(segments_, range.start, {}, [](const Segment& s) { return s.range.end; });
-  for (; it != segments_.end() && it->range.start < range.end; ++it) {
-    const uint64_t start = std::max(range.start, it->range.start);
-    const uint64_t end = std::min(range.end, it->range.end);
-    out.push_back({start - range.start, end - start, it->path, start - it->range.start});
-  }
-  return out;
-}
-
-// ---- MemoryTracking ----
-
 MemoryTracking::MemoryTracking(pid_t pid) : pid_(pid) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", pid);
@@ -269,38 +243,6 @@ void MemoryTracking::end() noexcept {
   }
   adopted_.clear();
   protector_.reset();
-}
-
-// ---- TrackingSet ----
-
-void TrackingSet::forget_ended() {
-  std::erase_if(processes_, [](const auto& entry) { return entry.second.tracking->process_ended(); });
-}
-
-std::shared_ptr<MemoryTracking> TrackingSet::find(pid_t pid, pid_t root, bool make) {
-  if (!MemoryTracking::kernel_can()) return nullptr;
-  const std::lock_guard lock(mutex_);
-  forget_ended();
-  const auto it = processes_.find(pid);
-  if (it != processes_.end()) return it->second.tracking;
-  if (!make) return nullptr;
-  return processes_.emplace(pid, Followed{std::make_shared<MemoryTracking>(pid), root}).first->second.tracking;
-}
-
-void TrackingSet::forget(pid_t root) noexcept {
-  std::map<pid_t, Followed> gone;   // let go without the lock
-  const std::lock_guard lock(mutex_);
-  for (auto it = processes_.begin(); it != processes_.end();) {
-    auto next = std::next(it);
-    if (it->second.root == root) gone.insert(processes_.extract(it));
-    it = next;
-  }
-}
-
-size_t TrackingSet::size() {
-  const std::lock_guard lock(mutex_);
-  forget_ended();
-  return processes_.size();
 }
 
 }  // namespace ckpt

@@ -15,20 +15,21 @@
 // Protection is given in a stop of all threads, or with one after it, before anything is compared: a device that writes into
 // pages which a read(2) under way has given it (O_DIRECT) takes no fault for it, but a thread that stands still has no read
 // under way, and what a later one wants to write to it unprotects first.
+// Not so with a process outside that is not stopped, and has just then pinned pages that it writes to
+// (process_vm_rw_single_vec() in mm/process_vm_access.c; access_remote_vm() for /proc/PID/mem): what it writes to a page that
+// was protected meanwhile leaves no trace, on Linux 6.18 either. ckpt-ctl(5) tells the user.
 // Only private anonymous memory is followed; file mappings, shared memory, and mappings that the process has registered with
 // a userfaultfd of its own, are read in full each time. A child of fork(2) has its parent's memory without registration.
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/engine.h"
-#include "engine/image/image.h"
+#include "engine/memory/image_segments.h"
 #include "engine/memory/page_scan.h"
 #include "engine/memory/range_set.h"
 #include "engine/memory/remote_memory.h"
@@ -36,27 +37,6 @@
 #include "engine/process/remote.h"
 
 namespace ckpt {
-
-/// The segments of one process in an image, by address.
-class ImageSegments {
- public:
-  ImageSegments() = default;
-  ImageSegments(std::shared_ptr<const ImageSource> image, const std::string& prefix);
-
-  const ImageSource* image() const { return image_.get(); }
-  uint64_t bytes() const { return bytes_; }
-  /// The parts of `range` that are in the image, ascending; `at` counts from the start of `range`.
-  std::vector<SamePages> within(Range range) const;
-
- private:
-  struct Segment {
-    Range range;
-    std::string path;
-  };
-  std::shared_ptr<const ImageSource> image_;
-  std::vector<Segment> segments_;
-  uint64_t bytes_ = 0;
-};
 
 /// Of one process. Used by one checkpoint at a time.
 class MemoryTracking {
@@ -138,34 +118,6 @@ class MemoryTracking {
   RangeSet changed_;
   unsigned pause_ = 0;        // for how many checkpoints the last give_up() was
   unsigned paused_for_ = 0;   // how many of them are to come
-};
-
-/// The processes that are followed. Thread-safe.
-class TrackingSet {
- public:
-  /// Images below so many bytes of memory are read in full: it costs less.
-  explicit TrackingSet(uint64_t least_bytes = 4 << 20) : least_bytes_(least_bytes) {}
-
-  /// Of a process that is followed, or is to be: with `make`, of the checkpoints of `root`, an ancestor or itself. Null where
-  /// it is not, and where the kernel cannot.
-  std::shared_ptr<MemoryTracking> find(pid_t pid, pid_t root, bool make);
-  bool follows(pid_t pid) { return find(pid, pid, false) != nullptr; }
-  /// All that were followed for the checkpoints of `root`.
-  void forget(pid_t root) noexcept;
-  uint64_t least_bytes() const { return least_bytes_; }
-  /// Of those that live.
-  size_t size();
-
- private:
-  const uint64_t least_bytes_;
-  std::mutex mutex_;   ///< guards processes_; innermost
-  struct Followed {
-    std::shared_ptr<MemoryTracking> tracking;
-    pid_t root;
-  };
-  void forget_ended();
-
-  std::map<pid_t, Followed> processes_;
 };
 
 }  // namespace ckpt

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/base/record.h"
+
 namespace ckpt {
 
 std::string status_field(std::string_view text, std::string_view name) {
@@ -14,6 +16,10 @@ std::string status_field(std::string_view text, std::string_view name) {
     return value == std::string_view::npos ? std::string() : std::string(line.substr(value));
   }
   return {};
+}
+
+uint64_t status_mask(std::string_view text, std::string_view name) {
+  return parse_u64("0x" + status_field(text, name)).value_or(0);
 }
 
 }  // namespace ckpt

@@ -149,6 +149,8 @@ std::string read_label(const std::string& task_dir) {
   return label == "unconfined" ? "" : label;
 }
 
+bool pid_in_use(pid_t pid) { return ::kill(pid, 0) == 0 || errno != ESRCH; }
+
 bool is_ending(pid_t pid) {
   constexpr uint64_t kExiting = 0x4;                        // PF_EXITING, include/linux/sched.h
   constexpr uint64_t kKilled = uint64_t{1} << (SIGKILL - 1);

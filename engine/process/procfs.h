@@ -50,6 +50,9 @@ ProcStatus read_status(pid_t pid);
 /// nothing, which AppArmor calls "unconfined".
 std::string read_label(const std::string& task_dir);
 
+/// Whether there is a process or a thread of that number, a zombie too, whosever it is.
+bool pid_in_use(pid_t pid);
+
 /// Whether the process is a zombie, is exiting, or has a SIGKILL pending: its pid will be free soon, if its parent waits.
 bool is_ending(pid_t pid);
 

@@ -35,7 +35,7 @@ class Redis : public testing::Test {
                                    " --save '' --enable-debug-command yes");
     ASSERT_TRUE(wait_until([&] { return ask("ping") == "PONG\n" || !server_->running(); }));
     ASSERT_EQ(ask("debug populate 200000"), "OK\n") << read_file(directory_.path() + "/stdout");
-    load_ = bash(load_directory_, "redis-benchmark -q -c " + std::to_string(kClients) + " -n 60000 -t set -p " + port_ +
+    load_ = bash(load_directory_, "redis-benchmark -q -c " + std::to_string(kClients) + " -n 300000 -t set -p " + port_ +
                                       " > out 2>&1; echo $? > status");
     // And who asks.
     const std::string all = "connected_clients:" + std::to_string(kClients + 1) + "\r";

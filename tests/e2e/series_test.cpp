@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <thread>
 
 #include "program.h"
 
@@ -114,13 +116,15 @@ TEST_F(SeriesOfCheckpoints, leaves_an_image_that_somebody_reads) {
   std::string image;
   int open_file = -1;
   EXPECT_TRUE(wait_until([&] {
+    // The newest of them, which is not the next one to go.
+    long newest = -1;
     for (const std::string& name : images()) {
-      if (!name.starts_with(pid_ + "@")) continue;
-      image = mount_.path("images/" + name);
-      open_file = ::open((image + "/maps").c_str(), O_RDONLY | O_CLOEXEC);
-      if (open_file >= 0) return true;
+      if (name.starts_with(pid_ + "@")) newest = std::max(newest, std::stol(name.substr(pid_.size() + 1)));
     }
-    return false;
+    if (newest < 0) return false;
+    image = mount_.path("images/" + pid_ + "@" + std::to_string(newest));
+    open_file = ::open((image + "/maps").c_str(), O_RDONLY | O_CLOEXEC);
+    return open_file >= 0;
   }));
   const long then = figure("series_" + pid_);
   EXPECT_TRUE(wait_until([&] { return figure("series_" + pid_) >= then + 5; }));
@@ -280,6 +284,14 @@ class GoingBack : public testing::Test {
   CommandResult replace_by(const std::string& image) const {
     return run({CKPT_BIN_DIR "/ckpt", "--mount", mount_.path(), "restore", "-o", "replace", image});
   }
+  /// images/edited: the image as `script` has changed it, with its directory as $1, and sealed.
+  void make_edited(const char* script) const {
+    const std::string archive = scratch_.path() + "/edited";
+    ASSERT_EQ(run({"cp", "-a", mount_.path("images/" + pid_), archive}).status, 0);
+    ASSERT_EQ(run({"sh", "-c", script, "sh", archive}).status, 0);
+    ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
+    ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
+  }
   std::string file() const { return scratch_.path() + "/numbers"; }
   std::vector<long> numbers() const {
     std::ifstream in(file());
@@ -322,6 +334,39 @@ TEST_F(GoingBack, is_refused_while_the_process_runs) {
   EXPECT_EQ(steps_back(), 0);
 }
 
+TEST_F(GoingBack, is_refused_where_the_parent_waits_for_another_child) {
+  const pid_t other = fork();
+  if (other == 0) {
+    pause();
+    _exit(0);
+  }
+  std::atomic<pid_t> waiter = 0;
+  std::thread waiting([&] {
+    waiter = gettid();
+    waitpid(other, nullptr, 0);
+  });
+  EXPECT_TRUE(wait_until([&] {
+    return waiter != 0 && read_file("/proc/self/task/" + std::to_string(waiter) + "/syscall").starts_with("61 ");
+  }));
+  const CommandResult outcome = replace_by(pid_);
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.output.find("does not wait for its end"), std::string::npos) << outcome.output;
+  kill(other, SIGKILL);
+  waiting.join();
+  EXPECT_TRUE(program_->running());
+}
+
+TEST_F(GoingBack, is_refused_where_the_pid_is_another_programs) {
+  reap();
+  ASSERT_NO_FATAL_FAILURE(make_edited("ln -sf /bin/cat \"$1/exe\""));
+  const CommandResult outcome = replace_by("edited");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.output.find("in use by another program ("), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("(/bin/cat)"), std::string::npos) << outcome.output;
+  ASSERT_TRUE(wait_beyond(numbers().back() + 2));
+  EXPECT_EQ(steps_back(), 0);
+}
+
 TEST_F(GoingBack, replaces_the_running_process) {
   reap();
   const CommandResult outcome = replace_by(pid_);
@@ -340,11 +385,7 @@ TEST_F(GoingBack, replaces_the_running_process) {
 
 TEST_F(GoingBack, leaves_the_running_process_alone_where_the_image_is_no_good) {
   reap();
-  const std::string archive = scratch_.path() + "/edited";
-  ASSERT_EQ(run({"cp", "-a", mount_.path("images/" + pid_), archive}).status, 0);
-  ASSERT_EQ(run({"sh", "-c", "rm \"$1/cwd\" && ln -s /no/such/directory \"$1/cwd\"", "sh", archive}).status, 0);
-  ASSERT_EQ(run({CKPT_BIN_DIR "/ckpt", "seal", archive}).status, 0);
-  ASSERT_EQ(run({"cp", "-a", archive, mount_.path("images/edited")}).status, 0);
+  ASSERT_NO_FATAL_FAILURE(make_edited("rm \"$1/cwd\" && ln -s /no/such/directory \"$1/cwd\""));
   const CommandResult outcome = replace_by("edited");
   EXPECT_EQ(outcome.status, 1);
   EXPECT_NE(outcome.output.find("/no/such/directory"), std::string::npos) << outcome.output;

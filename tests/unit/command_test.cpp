@@ -66,8 +66,8 @@ TEST(Command, Series) {
        {"7 every=", "7 every=1", "7 every=9ms", "7 every=-1s", "7 every=1s every=1s", "7 every=1001d", "7 every=1y",
         "7 every=99999999999999999999s", "7 keep=3", "7 until=3", "7 every=1s keep=", "7 every=1s keep=0",
         "7 every=1s keep=3,", "7 every=1s keep=,3", "7 every=1s keep=3,4", "7 every=1s keep=3s", "7 every=1s keep=3 keep=3",
-        "7 every=1s until=", "7 every=1s until=0", "7 every=1s until=0s", "7 every=1s until=3 until=4", "7 every=1s exit",
-        "7 every=1s stop", "7 every=1s answer=0x1000", "7 every=never name=a",
+        "7 every=1s until=", "7 every=1s until=0", "7 every=1s until=0x10", "7 every=1s until=0s", "7 every=1s until=3 until=4",
+        "7 every=1s exit", "7 every=1s stop", "7 every=1s answer=0x1000", "7 every=never name=a",
         "7 full", "7 every=1s full track", "7 full=1", "7 track=1"}) {
     EXPECT_EQ(refusal(line).err(), EINVAL) << line;
   }
@@ -110,6 +110,25 @@ TEST(Command, RetentionAtEveryStepLeavesWhatItWouldAtTheEnd) {
   const std::vector<size_t> goes = keep.superfluous(all);
   for (size_t k = goes.size(); k-- > 0;) all.erase(all.begin() + static_cast<ptrdiff_t>(goes[k]));
   EXPECT_EQ(left, all);
+}
+
+TEST(Command, RetentionGoesByTheOrderWhereTheClockWasSetBack) {
+  constexpr uint64_t kSecond = 1'000'000'000, kMinute = 60 * kSecond;
+  uint64_t now = 1'700'000'040 * kSecond;   // a full minute
+  const auto thinned = [&](const char* rule) {
+    std::vector<uint64_t> left;
+    for (int i = 0; i < 60; ++i) {
+      now = i == 30 ? now - 10 * kMinute : now + 20 * kSecond;
+      left.push_back(now);
+      const std::vector<size_t> goes = parse_retention(rule).value().superfluous(left);
+      EXPECT_FALSE(std::ranges::binary_search(goes, left.size() - 1)) << "the one just taken goes";
+      for (size_t k = goes.size(); k-- > 0;) left.erase(left.begin() + static_cast<ptrdiff_t>(goes[k]));
+    }
+    for (uint64_t& time : left) time = (now - time) / kSecond;
+    return left;
+  };
+  EXPECT_EQ(thinned("3"), (std::vector<uint64_t>{40, 20, 0}));
+  EXPECT_EQ(thinned("1,3m").size(), 3u);
 }
 
 TEST(Command, Verbs) {

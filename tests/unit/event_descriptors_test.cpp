@@ -301,6 +301,24 @@ TEST_F(DescriptorTest, FifosKeepContentAndNeverBlock) {
   close(reader);
 }
 
+TEST_F(DescriptorTest, AFifoIsLeftAloneWhileSomebodyElseHasThePid) {
+  ASSERT_EQ(mkfifo(path("fifo").c_str(), 0600), 0);
+  const int reader = open(path("fifo").c_str(), O_RDONLY | O_NONBLOCK);
+  const int writer = open(path("fifo").c_str(), O_WRONLY);
+  write_all(writer, "old", "fifo");
+  capture({reader, writer});
+  char buffer[16];
+  EXPECT_EQ(read(reader, buffer, sizeof buffer), 3);
+  close(writer);
+  RestoredFds fds = restore_descriptors(restore_context(), {});
+  // Neither the old content nor a writer has come.
+  EXPECT_EQ(read(reader, buffer, sizeof buffer), 0);
+  close(reader);
+  complete_descriptors(restore_context(), fds, remote_);
+  EXPECT_EQ(read(fds.files[static_cast<size_t>(fds.find(reader)->file)].get(), buffer, sizeof buffer), 3);
+  restored_objects_.clear();
+}
+
 TEST_F(DescriptorTest, ATerminalIsOpenedAgainWhileItIsThere) {
   const UniqueFd master(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
   ASSERT_TRUE(master);

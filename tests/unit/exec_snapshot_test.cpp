@@ -9,6 +9,7 @@
 namespace ckpt {
 namespace {
 
+using test::become_sleep;
 using test::Child;
 using test::eventually;
 using test::Report;
@@ -20,12 +21,7 @@ class ExecBeforeTheStop : public testing::TestWithParam<const char*> {};
 // again.
 TEST_P(ExecBeforeTheStop, LeavesNothingOut) {
   Shared<Report> report;
-  Child child([&] {
-    report->ready = 1;
-    while (!report->finish) ::usleep(100);
-    ::execlp("sleep", "sleep", "1000", nullptr);
-    return 98;
-  });
+  Child child([&] { return become_sleep(*report); });
   ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
   SnapshotTarget target;
   target.pid = child.pid();

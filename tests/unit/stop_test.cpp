@@ -20,6 +20,7 @@
 namespace ckpt {
 namespace {
 
+using test::become_sleep;
 using test::Child;
 using test::eventually;
 using test::Shared;
@@ -361,12 +362,7 @@ TEST(StoppedProcess, IsKilled) {
 // The code that serves for injection was found in the program before.
 TEST(StoppedProcess, AnExecBetweenLookingAndStopping) {
   Shared<Report> report;
-  Child child([&] {
-    report->ready = 1;
-    while (!report->finish) ::usleep(100);
-    ::execlp("sleep", "sleep", "1000", nullptr);
-    return 98;
-  });
+  Child child([&] { return become_sleep(*report); });
   ASSERT_TRUE(eventually([&] { return report->ready == 1; }));
   StoppedProcess process(child.pid());
   report->finish = true;

@@ -55,6 +55,15 @@ class Shared {
   void* memory_;
 };
 
+/// For a child: executes sleep(1) when `report` tells it to finish.
+template <typename Report>
+int become_sleep(Report& report) {
+  report.ready = 1;
+  while (!report.finish) ::usleep(100);
+  ::execlp("sleep", "sleep", "1000", nullptr);
+  return 98;
+}
+
 /// Runs `body` in a child; its result is the exit status. Killed and reaped at the end, by pid.
 class Child {
  public:

@@ -11,4 +11,4 @@ export CKPTFS_TEST_OPTIONS=engine=kernel
 "$CKPT_BUILD/bin/programs_test" --gtest_brief=1 --gtest_filter="*.go_on/mem_snapshot:$programs:-*.undisturbed/*" || exit 1
 unset CKPTFS_TEST_OPTIONS
 "$CKPT_BUILD/bin/vm/engine_ratio" || exit 1
-rmmod ckpt || fail 'the module is still in use'
+unload ckpt || exit 1

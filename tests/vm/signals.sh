@@ -10,7 +10,7 @@ with=$("$CKPT_BUILD/bin/vm/signal_cost")
 # With signals on their way a moment before.
 sleep 1000 & sleeper=$!
 for signo in 62 63 62 63; do kill -$signo $sleeper; done
-rmmod ckpt
+unload ckpt
 kill $sleeper
 without=$("$CKPT_BUILD/bin/vm/signal_cost")
 echo "a caught signal of another number takes $with ns with the module, $without ns without"
