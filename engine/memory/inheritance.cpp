@@ -15,9 +15,9 @@ bool is_copied(const Vma& vma) {
   return !vma.shared && !vma.special() && !vma.has_flag("dc") && !vma.has_flag("wf") && !vma.has_flag("dp");
 }
 
-/// Whether `part` is what is left of `whole` when the rest is unmapped.
+/// Whether `part` is what is left of `whole` when the rest is unmapped, but for mprotect(2).
 bool is_part(const Vma& part, const Vma& whole) {
-  if (part.start < whole.start || part.end > whole.end || part.prot != whole.prot || part.path != whole.path) return false;
+  if (part.start < whole.start || part.end > whole.end || part.path != whole.path) return false;
   if (part.dev_major != whole.dev_major || part.dev_minor != whole.dev_minor || part.inode != whole.inode) return false;
   if (part.inode != 0 && part.offset - whole.offset != part.start - whole.start) return false;
   return std::ranges::all_of(kMatters, [&](std::string_view flag) { return part.has_flag(flag) == whole.has_flag(flag); });
@@ -41,6 +41,7 @@ Inheritance find_inheritance(const Layout& from, const std::vector<Segment>& con
   Inheritance found;
   if (!may_be_copied(from) || has_keys(to) || to.vdso.foreign() || !same_place(from.vdso.group, to.vdso.group)) return found;
   found.mappings.assign(to.vmas.size(), false);
+  found.protect.assign(to.vmas.size(), false);
   auto whole = from.vmas.begin();
   auto segment = content.begin();
   for (size_t i = 0; i < to.vmas.size(); ++i) {
@@ -49,6 +50,7 @@ Inheritance find_inheritance(const Layout& from, const std::vector<Segment>& con
     if (whole == from.vmas.end()) break;
     if (!is_copied(vma) || !is_copied(*whole) || !is_part(vma, *whole)) continue;
     found.mappings[i] = true;
+    found.protect[i] = vma.prot != whole->prot;
     while (segment != content.end() && segment->range.end <= vma.start) ++segment;
     for (auto at = segment; at != content.end() && at->range.start < vma.end; ++at) {
       found.pages.add({std::max(at->range.start, vma.start), std::min(at->range.end, vma.end)});

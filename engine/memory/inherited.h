@@ -9,7 +9,8 @@
 namespace ckpt {
 
 struct Inheritance {
-  std::vector<bool> mappings;    ///< by index of the mapping: there, all of it, as it is to be; empty for none
+  std::vector<bool> mappings;    ///< by index of the mapping: there, all of it, but for its permissions; empty for none
+  std::vector<bool> protect;     ///< has other permissions
   RangeSet pages;                ///< of these: what has content, of whoever it was copied from
 
   bool any() const { return !mappings.empty(); }

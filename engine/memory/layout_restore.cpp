@@ -136,6 +136,12 @@ void map_one(Calls& calls, pid_t pid, const Vma& vma, int remote_fd) {
   });
 }
 
+void protect(Calls& calls, pid_t pid, const Vma& vma) {
+  calls.add({SYS_mprotect, {vma.start, vma.size(), static_cast<uint64_t>(vma.prot)}}, [pid, &vma](long r) {
+    if (r < 0) fail(static_cast<int>(-r), "{}: {}: mprotect: {}", pid, vma.name(), errno_text(static_cast<int>(-r)));
+  });
+}
+
 /// Whether it is made from a descriptor.
 bool maps_file(const Vma& vma) { return !vma.special() && vma.inode != 0 && !attaches_segment(vma); }
 
@@ -206,6 +212,7 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files, co
   Calls calls;
   for (size_t i = 0; i < layout.vmas.size(); ++i) {
     const Vma& vma = layout.vmas[i];
+    if (inherited.has(i) && inherited.protect[i]) protect(calls, leader.pid(), vma);
     if (vma.special() || inherited.has(i)) continue;
     if (!attaches_segment(vma)) map_one(calls, leader.pid(), vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
     advise(calls, leader.pid(), vma);
