@@ -63,6 +63,9 @@ bool parse_series_option(CheckpointCommand& command, std::string_view word) {
 }
 
 void check_series(const CheckpointCommand& command) {
+  if (command.full && (command.track || !command.series)) {
+    fail(EINVAL, "{}: full goes with every=, and without track", command.pid);
+  }
   if (!command.series) return;
   if (command.series->every.count() == 0) fail(EINVAL, "{}: keep= and until= go with every=", command.pid);
   if (command.after != AfterCapture::go_on || command.answer_at != 0) {
@@ -98,6 +101,10 @@ void parse_checkpoint_option(CheckpointCommand& command, const std::string& word
     command.into = static_cast<int>(*fd);
   } else if (parse_series_option(command, word)) {
     return;
+  } else if (word == "track") {
+    command.track = true;
+  } else if (word == "full") {
+    command.full = true;
   } else if (word == "cpu") {
     command.cpu = true;
   } else if (word == "hold_linkcnt") {

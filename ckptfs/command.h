@@ -45,6 +45,8 @@ struct CheckpointCommand {
   uint64_t answer_at = 0;              ///< address in the process (libckpt/answer.h), 0 for none
   std::shared_ptr<AnswerSlot> answer;  ///< for answer_at; ctl's business, who knows the writer
   std::optional<SeriesRule> series;    ///< the first of many
+  bool full = false;                   ///< of a series: read everything each time
+  bool track = false;                  ///< from here on only what is written since is read
 };
 
 /// `PID every=never`.

@@ -70,6 +70,8 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
   options.answer_at = command.answer_at;
   options.memory = !command.cpu;
   options.engine = engine_;
+  options.tracking = &tracking_;
+  options.track = !command.dry_run && (command.track || (command.series && !command.full));
   if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
   const auto answer = [&command](int64_t value) {
@@ -81,6 +83,10 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
     answer(-err);
   };
   try {
+    if (command.full) {
+      check_may_checkpoint(caller, command.pid);
+      tracking_.forget(command.pid);
+    }
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     if (command.dry_run) return result;
@@ -91,6 +97,7 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
     answer(flags_of(command));
     ++counters_.checkpoints;
     if (result.by_module) ++counters_.kernel_checkpoints;
+    if (result.incremental) ++counters_.incremental_checkpoints;
     return result;
   } catch (const Error& error) {
     failed(error.err());
@@ -116,6 +123,11 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
 }
 
 std::string Commands::run(const EndSeriesCommand& command, const Caller& caller, const CancelFlag*) {
+  if (tracking_.follows(command.pid) && !series_.has(command.pid)) {
+    check_may_checkpoint(caller, command.pid);
+    tracking_.forget(command.pid);
+    return fmt::format("{}: its writes are not followed any more", command.pid);
+  }
   const uint64_t taken = series_.end(command.pid, caller);
   return fmt::format("{}: the series was ended after {} checkpoint{}", command.pid, taken, taken == 1 ? "" : "s");
 }

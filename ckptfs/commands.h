@@ -9,6 +9,7 @@
 #include "ckptfs/command_log.h"
 #include "ckptfs/counters.h"
 #include "ckptfs/series.h"
+#include "engine/memory/tracking_set.h"
 
 namespace ckpt {
 
@@ -19,14 +20,17 @@ class Commands {
       : catalog_(catalog),
         log_(log),
         counters_(counters),
-        series_(catalog, log, counters, [this](const auto& command, const auto& caller, const CancelFlag* cancel) {
-          return take(command, caller, cancel);
-        }) {}
+        series_(catalog, log, counters,
+                {[this](const auto& command, const auto& caller, const CancelFlag* cancel) {
+                   return take(command, caller, cancel);
+                 },
+                 [this](pid_t pid) { tracking_.forget(pid); }}) {}
 
   /// Runs one command, blocks, logs the outcome under `key`, and throws its Error where it failed.
   void run(const Command& command, const Caller& caller, const LogKey& key, const CancelFlag* cancel);
   CommandLog& log() { return log_; }
   SeriesSet& series() { return series_; }
+  TrackingSet& tracking() { return tracking_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
   void mounted_at(const std::string& mountpoint) { mountpoint_ = mountpoint; }
@@ -47,6 +51,7 @@ class Commands {
   Counters& counters_;
   std::string mountpoint_;
   EngineChoice engine_ = EngineChoice::automatic;
+  TrackingSet tracking_;
   SeriesSet series_;   ///< last: their threads use the others
 };
 

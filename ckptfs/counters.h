@@ -9,6 +9,7 @@ namespace ckpt {
 struct Counters {
   std::atomic<uint64_t> checkpoints{0};
   std::atomic<uint64_t> kernel_checkpoints{0};   ///< of them by the kernel module
+  std::atomic<uint64_t> incremental_checkpoints{0};   ///< of them those that read only what was written since
   std::atomic<uint64_t> failed_checkpoints{0};
   std::atomic<uint64_t> failed_in_series{0};     ///< of the failed ones, those that a series went on after
   std::atomic<uint64_t> resumes{0};

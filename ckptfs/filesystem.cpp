@@ -124,6 +124,9 @@ std::string Filesystem::stats() {
   line("checkpoints", counters_.checkpoints);
   line("kernel_checkpoints", counters_.kernel_checkpoints);
   line("injected_calls", injected_calls);
+  line("incremental_checkpoints", counters_.incremental_checkpoints);
+  text += fmt::format("tracking {}\n", MemoryTracking::kernel_can() ? "wp-async" : "none");
+  line("tracked_processes", commands_.tracking().size());
   line("failed_checkpoints", counters_.failed_checkpoints);
   line("resumes", counters_.resumes);
   line("failed_resumes", counters_.failed_resumes);

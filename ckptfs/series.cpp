@@ -14,12 +14,12 @@
 
 namespace ckpt {
 
-Series::Series(Catalog& catalog, CommandLog& log, Counters& counters, Take take, CheckpointCommand command, Caller caller,
+Series::Series(Catalog& catalog, CommandLog& log, Counters& counters, Hooks hooks, CheckpointCommand command, Caller caller,
                LogKey key)
     : catalog_(catalog),
       log_(log),
       counters_(counters),
-      take_(std::move(take)),
+      hooks_(std::move(hooks)),
       command_(std::move(command)),
       rule_(command_.series.value()),
       caller_(std::move(caller)),
@@ -84,6 +84,7 @@ void Series::run() noexcept {
       due = std::max(due + rule_.every, Clock::now());
       if (!wait_until(due) || rule_fulfilled() || !take_one()) break;
     }
+    hooks_.ended(command_.pid);
     log_.add(key_, fmt::format("{}: the series has ended after {} checkpoint{}{}", command_.pid, taken_.load(),
                                taken_ == 1 ? "" : "s", process_ended() ? ", with the process" : ""));
   } catch (const std::exception&) {
@@ -95,7 +96,7 @@ void Series::run() noexcept {
 
 bool Series::take_one() {
   try {
-    note(take_(command_, caller_, &cancel_));
+    note(hooks_.take(command_, caller_, &cancel_));
     last_failure_.clear();
     thin_out();
   } catch (const std::exception& error) {
@@ -167,7 +168,7 @@ void SeriesSet::forget_ended() {
 
 CheckpointResult SeriesSet::begin(const CheckpointCommand& command, const Caller& caller, const LogKey& key,
                                   const CancelFlag* cancel) {
-  const auto series = std::make_shared<Series>(catalog_, log_, counters_, take_, command, caller, key);
+  const auto series = std::make_shared<Series>(catalog_, log_, counters_, hooks_, command, caller, key);
   {
     const std::lock_guard lock(mutex_);
     forget_ended();
@@ -177,7 +178,7 @@ CheckpointResult SeriesSet::begin(const CheckpointCommand& command, const Caller
     }
   }
   try {
-    CheckpointResult first = take_(command, caller, cancel);
+    CheckpointResult first = hooks_.take(command, caller, cancel);
     catalog_.readers().forget(first.name);
     const std::lock_guard lock(mutex_);
     const auto it = series_.find(command.pid);
@@ -188,6 +189,7 @@ CheckpointResult SeriesSet::begin(const CheckpointCommand& command, const Caller
     series->start(first);
     return first;
   } catch (...) {
+    hooks_.ended(command.pid);
     const std::lock_guard lock(mutex_);
     if (const auto it = series_.find(command.pid); it != series_.end() && it->second == series) series_.erase(it);
     throw;
@@ -206,6 +208,12 @@ uint64_t SeriesSet::end(pid_t pid, const Caller& caller) {
     series_.erase(it);
   }
   return series->end_and_wait();
+}
+
+bool SeriesSet::has(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  forget_ended();
+  return series_.contains(pid);
 }
 
 void SeriesSet::end_all() {

@@ -22,10 +22,15 @@ namespace ckpt {
 /// One running series. Its thread is the only one that takes its checkpoints.
 class Series {
  public:
-  using Take = std::function<CheckpointResult(const CheckpointCommand&, const Caller&, const CancelFlag*)>;
+  struct Hooks {
+    /// Takes a checkpoint.
+    std::function<CheckpointResult(const CheckpointCommand&, const Caller&, const CancelFlag*)> take;
+    /// The series of the process is over, whether there was a first image or not. Must not throw.
+    std::function<void(pid_t)> ended;
+  };
 
   /// Throws Error(ESRCH). Nothing runs before start().
-  Series(Catalog& catalog, CommandLog& log, Counters& counters, Take take, CheckpointCommand command, Caller caller,
+  Series(Catalog& catalog, CommandLog& log, Counters& counters, Hooks hooks, CheckpointCommand command, Caller caller,
          LogKey key);
   /// Ends it, and waits for the checkpoint under way.
   ~Series();
@@ -69,7 +74,7 @@ class Series {
   Catalog& catalog_;
   CommandLog& log_;
   Counters& counters_;
-  const Take take_;
+  const Hooks hooks_;
   const CheckpointCommand command_;
   const SeriesRule rule_;
   const Caller caller_;
@@ -89,8 +94,8 @@ class Series {
 /// Thread-safe.
 class SeriesSet {
  public:
-  SeriesSet(Catalog& catalog, CommandLog& log, Counters& counters, Series::Take take)
-      : catalog_(catalog), log_(log), counters_(counters), take_(std::move(take)) {}
+  SeriesSet(Catalog& catalog, CommandLog& log, Counters& counters, Series::Hooks hooks)
+      : catalog_(catalog), log_(log), counters_(counters), hooks_(std::move(hooks)) {}
 
   /// Takes the first checkpoint in the calling thread, whose failure is that of the command, and goes on in a thread of
   /// its own. Throws Error(EBUSY) where the process has a series already, and what a checkpoint throws.
@@ -98,6 +103,7 @@ class SeriesSet {
                          const CancelFlag* cancel);
   /// For who began it, and root. Throws Error(ENOENT, EPERM). Returns the number of images that it has taken.
   uint64_t end(pid_t pid, const Caller& caller);
+  bool has(pid_t pid);
   /// Of all, now and from now on: the mount ends.
   void end_all();
   /// For stats: the processes, with the number of checkpoints taken.
@@ -109,7 +115,7 @@ class SeriesSet {
   Catalog& catalog_;
   CommandLog& log_;
   Counters& counters_;
-  const Series::Take take_;
+  const Series::Hooks hooks_;
   std::mutex mutex_;   ///< guards what follows; the log's and the store's locks come after it
   std::map<pid_t, std::shared_ptr<Series>> series_;
   bool ending_ = false;

@@ -9,13 +9,12 @@
 
 #include "engine/answer.h"
 #include "engine/base/error.h"
-#include "engine/base/parallel.h"
-#include "engine/base/record.h"
 #include "engine/checkpoint_checks.h"
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
 #include "engine/memory/layout.h"
+#include "engine/memory/tracking_set.h"
 
 namespace ckpt {
 namespace {
@@ -31,15 +30,6 @@ std::string untraced_status(std::string text, char state, bool group_stopped) {
   replace("\nState:", group_stopped ? "\tT (stopped)" : state == 'R' ? "\tR (running)" : "\tS (sleeping)");
   replace("\nTracerPid:", "\t0");
   return text;
-}
-
-/// Whether one of the processes captured so far gets the children that others leave behind.
-bool has_subreaper(const ImageSource& image) {
-  for (const ImageEntry& entry : image.entries()) {
-    if (entry.path != "process" && !entry.path.ends_with("/process")) continue;
-    if (Record::parse(image.read(entry.path), entry.path).get_u64("child_subreaper", 1) == 1) return true;
-  }
-  return false;
 }
 
 }  // namespace
@@ -86,7 +76,10 @@ void ProcessCapture::look() {
   if (!process_) {
     can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
   }
-  memory_.read();
+  if (shared_.options.tracking != nullptr && shared_.options.engine != EngineChoice::kernel) {
+    tracking_ = shared_.options.tracking->find(pid_, shared_.root, shared_.options.track);
+  }
+  memory_.read(tracking_ && tracking_->attached());
   probe_mm();
   refuse_mappings(pid_, memory_.vmas(), refusals);
   read_files();
@@ -100,7 +93,10 @@ void ProcessCapture::refuse_again() {
 void ProcessCapture::share(const Sharing& sharing) {
   sharing_ = sharing;
   if (sharing.descriptors != 0) files_.clear();
-  if (sharing.memory != 0) snapshot_.reset();
+  if (sharing.memory != 0) {
+    snapshot_.reset();
+    shared_.common_memory.insert(sharing.memory);
+  }
 }
 
 void ProcessCapture::read_files() {
@@ -109,29 +105,6 @@ void ProcessCapture::read_files() {
 
 void ProcessCapture::refuse_files() {
   refuse_descriptors(pid_, files_, shared_.refusals, shared_.options.no_sockets, &shared_.descriptors);
-}
-
-void ProcessCapture::prepare_snapshot(std::string_view without) {
-  if (sharing_.memory != 0) return;
-  SnapshotTarget target;
-  target.pid = pid_;
-  target.stays_stopped = shared_.options.after != AfterCapture::go_on;
-  target.memory = shared_.options.memory;
-  target.engine = shared_.options.engine;
-  target.without = without;
-  target.only = shared_.options.snapshot;
-  target.cpus = &cpus_;
-  target.scratch = [&store = shared_.store] { return store.scratch_file(); };
-  target.orphans_stay = [this] { return has_subreaper(*shared_.image); };
-  snapshot_ = choose_snapshot(target, memory_.vmas());
-  if (!snapshot_->wants_prepare_stop()) return;
-  {
-    StoppedProcess process(pid_);
-    process.stop(shared_.options.cancel);
-    snapshot_->prepare(parse_maps(process.maps(), fmt::format("/proc/{}/maps", pid_)), process.leader());
-  }
-  shared_.check_cancel();
-  in_thread_that_gives_way([&] { snapshot_->arm(memory_.vmas()); });
 }
 
 void ProcessCapture::seize() {
@@ -235,43 +208,9 @@ void ProcessCapture::capture(const Relations& relations) {
   process_->finish_calls();
 }
 
-void ProcessCapture::fix_snapshot() {
-  if (!snapshot_) return;
-  snapshot_->spare(std::move(shared_.exit_words[pid_]));
-  snapshot_->fix(memory_.vmas(), process_->leader());
-  // All of a small process is in our hands now: it may end as soon as it goes on. Another one's pages need it longer, and
-  // in the stop the flags of its new mappings would cost too much.
-  if (std::string_view(snapshot_->name()) == "copy") memory_.complete();
-  process_->finish_calls();
-}
-
-void ProcessCapture::read_pages() {
-  if (!snapshot_) return;
-  try {
-    capture_memory(*snapshot_, memory_.vmas(), *shared_.image, prefix_, shared_.options.cancel,
-                   stopped() || cpus_.a_cpu_is_free());
-  } catch (const Error& error) {
-    if (error.err() == EINTR) shared_.check_cancel();  // says of which process
-    throw;
-  }
-}
-
 void ProcessCapture::resume() {
   told_.clear();
   process_.reset();
-}
-
-void ProcessCapture::capture_memory_map() {
-  if (!snapshot_) return;
-  if (!memory_.complete()) fail(ESRCH, "{}: the process has ended", pid_);
-  refuse_mappings(pid_, memory_.vmas(), shared_.refusals);
-  shared_.refusals.raise();
-  shared_.image->put(prefix_ + "maps", memory_.maps());
-  shared_.image->put(prefix_ + "smaps", memory_.smaps());
-}
-
-void ProcessCapture::release_snapshot() noexcept {
-  if (snapshot_) snapshot_->release();
 }
 
 }  // namespace ckpt

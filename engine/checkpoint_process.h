@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct SharedCapture {
   UniqueFd module;                                 ///< /dev/ckpt, or none
   std::unique_ptr<QuietEnd> quiet_end;             ///< of processes that end afterwards, else null
   std::map<pid_t, std::vector<uint64_t>> exit_words; ///< see Snapshot::spare; by owner of the memory
+  std::set<pid_t> common_memory;                   ///< processes whose memory others have too
   Refusals refusals;                               ///< of all processes; raised when all have been looked at
 
   /// Throws Error(EINTR).
@@ -104,6 +106,10 @@ class ProcessCapture {
   void capture_memory_map();
   /// Nothing of ours is left in it.
   void release_snapshot() noexcept;
+  /// Whether its last image was built upon.
+  bool incremental() const { return snapshot_ && std::string_view(snapshot_->name()) == "tracked"; }
+  /// When the image is durable: what the next one may build upon, where the process is followed.
+  void follow(const std::shared_ptr<const ImageSource>& image) noexcept;
 
   /// Owner of the image as far as this process goes, of which it was taken in the stop: root for one with rights beyond
   /// those of a user.
@@ -114,6 +120,7 @@ class ProcessCapture {
  private:
   void ask_module();
   std::vector<Remote*> remotes() const;
+  bool goes_on_with_memory() const;
   void capture_proc_files(const std::string& status);
   pid_t memory_owner() const { return sharing_.memory != 0 ? sharing_.memory : pid_; }
   void note_owner(const ProcStatus& status);
@@ -132,6 +139,7 @@ class ProcessCapture {
   MemoryTable memory_;
   std::vector<OpenFd> files_;
   Sharing sharing_;
+  std::shared_ptr<MemoryTracking> tracking_;   // null where it is not to be followed
   std::unique_ptr<Snapshot> snapshot_;   // none where another process owns the memory
   std::unique_ptr<StoppedProcess> process_;
   std::vector<std::unique_ptr<ToldRemote>> told_;   // its threads, where the module tells of them

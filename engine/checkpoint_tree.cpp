@@ -29,7 +29,7 @@ constexpr int kSpoilt = 10;
 
 TreeCapture::TreeCapture(Store& store, pid_t root, const Caller& caller, const CheckpointOptions& options,
                          CaptureTurns& turns, CaptureLessons& lessons)
-    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
+    : shared_{store, caller, options, root, {}, {}, {}, 0, {}, {}, {}, {}, {}, {}, {}}, turns_(turns), lessons_(lessons) {
   shared_.module = open_module_for(options.engine, root);
   members_.push_back(std::make_unique<ProcessCapture>(shared_, root));
 }
@@ -153,6 +153,7 @@ CheckpointResult TreeCapture::commit() {
   header.time_ns = time_ns_;
   header.stop_ns = stop_ns_;
   if (header.memory) shared_.image->put(kResumeScriptName, kResumeScript);
+  header.new_bytes = shared_.image->new_bytes();
   shared_.image->write_manifest(header);
   result.stop_ns = stop_ns_;
   result.time_ns = time_ns_;
@@ -164,6 +165,8 @@ CheckpointResult TreeCapture::commit() {
   const auto stored = shared_.image->commit(result.name);
   result.image_id = stored->info().id;
   result.logical_bytes = stored->info().logical_bytes;
+  result.incremental = root.incremental();
+  for (ProcessCapture* process : order_) process->follow(stored);
   return result;
 }
 
@@ -234,6 +237,9 @@ CheckpointResult TreeCapture::run() {
 bool TreeCapture::worth_another(const std::exception& error) {
   if (lessons_.busy != 0) return true;
   if (dynamic_cast<const SnapshotLost*>(&error) != nullptr) {
+    // Of one that was followed: it is not any more.
+    const auto lost = std::ranges::find_if(members_, [this](const auto& m) { return m->pid() == at_work_; });
+    if (lost != members_.end() && (*lost)->incremental()) return true;
     // The process has undone what the strategy stood on: the next one. "copy" needs nothing.
     std::string& without = lessons_.without[at_work_];
     if (without == "fork") return false;

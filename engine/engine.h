@@ -39,6 +39,8 @@ enum class AfterCapture {
 /// What reads a process: ptrace(2) and files of /proc alone, or the kernel module where it has something better.
 enum class EngineChoice { automatic, kernel, ptrace };
 
+class TrackingSet;
+
 struct CheckpointOptions {
   AfterCapture after = AfterCapture::go_on;
   std::string name;            ///< label of the image; empty for the pid
@@ -59,6 +61,11 @@ struct CheckpointOptions {
   /// as long as it takes to read what they have in the kernel, and not where one of them cannot be. `after` says nothing.
   bool dry_run = false;
   const CancelFlag* cancel = nullptr;
+  /// Who is followed from one checkpoint to the next (memory/tracking.h): for them only what was written since is read. The
+  /// same object for all checkpoints into a store; null for none.
+  TrackingSet* tracking = nullptr;
+  /// With `tracking`: follow the processes from this checkpoint on, where that can be and is worth it.
+  bool track = false;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;
 };
@@ -67,6 +74,7 @@ struct CheckpointResult {
   std::string name;            ///< of the image; empty where it was delivered, as is the id
   uint64_t image_id = 0;
   uint64_t time_ns = 0;        ///< of the image (ManifestHeader)
+  bool incremental = false;    ///< of the root only what was written since its last image was read
   bool by_module = false;      ///< the kernel module took part: engine "kernel" of the manifest, else "ptrace"
   size_t processes = 0;        ///< that were stopped
   uint64_t stop_ns = 0;        ///< from the first process's stop until all went on

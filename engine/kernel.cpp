@@ -164,6 +164,8 @@ std::vector<KernelFeature> probe() {
       {"UFFD_FEATURE_PAGEFAULT_FLAG_WP", offers(UFFD_FEATURE_PAGEFAULT_FLAG_WP), "5.7", "snapshots by write-protection",
        child},
       {"UFFD_FEATURE_WP_UNPOPULATED", offers(abi::kUffdFeatureWpUnpopulated), "6.4", "write-protection of holes", child},
+      {"UFFD_FEATURE_WP_ASYNC", offers(abi::kUffdFeatureWpAsync), "6.7", "checkpoints of what was written since the last one",
+       "everything is read each time"},
       {"UFFD_USER_MODE_ONLY", probe_user_mode_only(), "5.11", "resumes through userfaultfd without privilege",
        "pages are written by process_vm_writev"},
       {"PAGEMAP_SCAN", PageScanner::kernel_can_scan(), "6.7", "finding touched pages, snapshots by write-protection",

@@ -30,8 +30,11 @@ std::vector<Vma> MemoryTable::read_smaps() const {
   return parse_maps(read_file(proc_dir_, "smaps", 1 << 30), fmt::format("/proc/{}/smaps", pid_));
 }
 
-void MemoryTable::read() {
+void MemoryTable::read(bool followed) {
   vmas_ = read_smaps();
+  if (followed) {
+    for (Vma& vma : vmas_) vma.vm_flags = without_our_marks(vma.vm_flags);
+  }
   known_.assign(vmas_.size(), true);
 }
 

@@ -16,8 +16,8 @@ class MemoryTable {
  public:
   MemoryTable(pid_t pid, int proc_dir) : pid_(pid), proc_dir_(proc_dir) {}
 
-  /// Before the stop.
-  void read();
+  /// Before the stop. `followed`: a registration with a userfaultfd is ours (memory/tracking.h).
+  void read(bool followed = false);
   /// In the stop, with /proc/PID/maps as of then.
   void fix(std::string maps);
   /// After the stop, before smaps(): flags of mappings that were not there before it. False where they cannot be had any

@@ -53,4 +53,10 @@ bool valid_image_path(std::string_view path) {
   }
 }
 
+void BlockSink::put_block(uint64_t index, std::span<std::byte> data, const ImageSource& base,
+                          std::span<const SamePages> same) {
+  for (const SamePages& pages : same) base.read_at(pages.path, pages.offset, data.subspan(pages.at, pages.bytes));
+  put_block(index, data);
+}
+
 }  // namespace ckpt

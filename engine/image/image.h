@@ -55,6 +55,14 @@ class ImageSource {
   std::vector<ImageEntry> below(std::string_view dir) const;
 };
 
+/// Whole pages of a block that are the same as in a file of an earlier image.
+struct SamePages {
+  size_t at = 0;               ///< in the block, in bytes
+  size_t bytes = 0;
+  std::string_view path;       ///< file of the earlier image
+  uint64_t offset = 0;         ///< in that file
+};
+
 /// A file that is written in blocks, by several threads at once.
 class BlockSink {
  public:
@@ -62,6 +70,10 @@ class BlockSink {
   /// Gives block `index` its content: kBlockSize bytes, fewer only in the last one. Each block exactly once, in any
   /// order, from any thread. Throws Error (ENOSPC, EIO).
   virtual void put_block(uint64_t index, std::span<const std::byte> data) = 0;
+  /// The same for a block of which `same` (ascending) stands in `base`: where that is an image of the same store its pages
+  /// are referred to, neither read nor hashed. What `data` holds in their place is of no matter, and may be changed.
+  virtual void put_block(uint64_t index, std::span<std::byte> data, const ImageSource& base,
+                         std::span<const SamePages> same);
 };
 
 /// The write side: an image being made. All calls are thread-safe.

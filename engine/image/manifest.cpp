@@ -63,6 +63,7 @@ std::string Manifest::to_json() const {
   field("engine", quote(h.engine));
   field("time", quote(format_time(h.time_ns)));
   field("stop_ns", std::to_string(h.stop_ns));
+  if (h.new_bytes) field("new_bytes", std::to_string(*h.new_bytes));
   field("xfeatures", quote(fmt::format("{:#x}", h.xfeatures)));
   field("pid", std::to_string(h.pid));
   field("pids", fmt::format("[{}]", fmt::join(h.pids, ", ")));

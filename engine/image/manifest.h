@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,8 @@ struct ManifestHeader {
   std::string engine;    ///< "ptrace" or "kernel"
   uint64_t time_ns = 0;  ///< CLOCK_REALTIME of the stop
   uint64_t stop_ns = 0;  ///< how long the process was stopped
+  /// Bytes of pages that were new to the store. Not known of images of older versions, or taken elsewhere.
+  std::optional<uint64_t> new_bytes;
   uint64_t xfeatures = 0;  ///< XCR0: the XSAVE features of the CPU
   int pid = 0;           ///< root process
   std::vector<int> pids; ///< every process, the root first

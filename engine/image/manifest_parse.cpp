@@ -128,7 +128,7 @@ bool ManifestParser::key(string_t& name) {
   ignore_next_ = place_ == Place::file
                      ? !is_any_of(name, {"type", "size", "digest"})
                      : !is_any_of(name, {"format", "digest", "machine", "kernel", "hostname", "engine", "time", "stop_ns",
-                                         "xfeatures", "pid", "pids", "command", "memory", "uid", "gid", "files"});
+                                         "new_bytes", "xfeatures", "pid", "pids", "command", "memory", "uid", "gid", "files"});
   return true;
 }
 
@@ -157,6 +157,8 @@ void ManifestParser::header_number(uint64_t value) {
     }
   } else if (key_ == "stop_ns") {
     h.stop_ns = value;
+  } else if (key_ == "new_bytes") {
+    h.new_bytes = value;
   } else if (key_ == "pid") {
     h.pid = static_cast<int>(limited(value, 1, kMaxPid));
   } else if (key_ == "uid") {

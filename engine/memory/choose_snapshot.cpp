@@ -74,6 +74,7 @@ std::unique_ptr<Snapshot> choose_snapshot(const SnapshotTarget& target, const st
   if (!target.memory) return std::make_unique<NoSnapshot>(target.pid);
   if (!target.only.empty() && target.without.empty()) return make_snapshot(target.only, target);
   if (target.engine == EngineChoice::kernel) return make_kernel_snapshot(target.pid);
+  if (target.tracking != nullptr) return make_tracked_snapshot(*target.tracking);
   if (target.stays_stopped || target.without == "fork") return make_copy_snapshot(target.pid);
   const std::string status = read_file(fmt::format("/proc/{}/status", target.pid));
   const uint64_t own = kilobytes(status_field(status, "RssAnon")) + kilobytes(status_field(status, "VmSwap"));

@@ -31,6 +31,9 @@ struct PmScanArg {
 static_assert(sizeof(PmScanArg) == 96);
 
 inline constexpr unsigned long kPagemapScan = _IOWR('f', 16, PmScanArg);
+inline constexpr uint64_t kPmScanWpMatching = 1 << 0;     ///< flag: write-protect what is returned, in the same step
+inline constexpr uint64_t kPmScanCheckWpAsync = 1 << 1;   ///< flag: EPERM where a mapping has no asynchronous protection
+inline constexpr uint64_t kPageIsWritten = 1 << 1;        ///< not write-protected by a userfaultfd; absent pages too
 inline constexpr uint64_t kPageIsFile = 1 << 2;
 inline constexpr uint64_t kPageIsPresent = 1 << 3;
 inline constexpr uint64_t kPageIsSwapped = 1 << 4;
@@ -53,6 +56,7 @@ inline constexpr uint64_t kPmSwapTypeMarker = 31;
 // ---- userfaultfd features beyond Linux 6.1 ----
 
 inline constexpr uint64_t kUffdFeatureWpUnpopulated = 1 << 13;   ///< Linux 6.4
+inline constexpr uint64_t kUffdFeatureWpAsync = 1 << 15;         ///< Linux 6.7
 
 // ---- madvise(2): guard regions, Linux 6.13 ----
 

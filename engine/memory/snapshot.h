@@ -1,6 +1,7 @@
 // A process's memory as of one instant, read while the process runs on.
 //
 // Strategies; which one serves is decided from the kernel's features and the target (choose_snapshot):
+//   tracked         what was written since the last image is copied, the rest is that image's (tracking.h)
 //   write-protect   userfaultfd write-protection in two phases (privileged daemon, Linux 6.7)
 //   kernel          a copy-on-write copy by the kernel module, where it is loaded
 //   fork            a copy-on-write copy of the target, no child of it
@@ -43,6 +44,8 @@
 
 namespace ckpt {
 
+class MemoryTracking;
+
 /// Memory of the instant is gone before it was copied (see above). err() is EAGAIN.
 class SnapshotLost : public Error {
  public:
@@ -53,7 +56,7 @@ class SnapshotLost : public Error {
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  /// "kernel", "write-protect", "fork", "copy", "none".
+  /// "tracked", "kernel", "write-protect", "fork", "copy", "none".
   virtual const char* name() const = 0;
   virtual pid_t pid() const = 0;
   /// From fix() on: whether it is the work of the kernel module.
@@ -64,6 +67,7 @@ class Snapshot {
   /// While stopped, the first time: the few calls that must be made inside the process.
   virtual void prepare(const std::vector<Vma>&, Remote&) {}
   /// While the process runs again (traced): the long preparation that makes the stop short.
+  /// Always called, with a prepare stop before it or not.
   virtual void arm(const std::vector<Vma>&) {}
 
   /// While stopped, before fix(): addresses of words that the kernel writes for a thread that ends, and gives up where a
@@ -79,6 +83,10 @@ class Snapshot {
   /// Reads pages of `range` as of the instant; `range` lies within one result of touched(). Each page is read once;
   /// thread-safe for disjoint ranges. Throws SnapshotLost; Error(ESRCH, EIO) where the process died.
   virtual void read(Range range, std::span<std::byte> out) = 0;
+  /// The image that has the pages which were not written since it was taken; null where all are read.
+  virtual const ImageSource* base() const { return nullptr; }
+  /// What read() of `range` leaves out, since it is in base(): ascending, `at` counts from the start of the range. Thread-safe.
+  virtual std::vector<SamePages> unchanged(Range) const { return {}; }
 
   /// Removes every trace from the process; also called by the destructor. Never throws.
   virtual void release() noexcept = 0;
@@ -92,6 +100,8 @@ struct SnapshotTarget {
   /// False where no memory is wanted: nothing is touched then.
   bool memory = true;
   EngineChoice engine = EngineChoice::automatic;
+  /// Where writes have been followed since the last image; null where not.
+  MemoryTracking* tracking = nullptr;
   /// Name of a strategy not to take (after SnapshotLost): this one and better ones are passed over.
   std::string_view without = {};
   /// Name of the only strategy to take, for tests and measurements. Error(EOPNOTSUPP) where the kernel lacks it.
@@ -116,6 +126,8 @@ std::unique_ptr<Snapshot> make_kernel_snapshot(pid_t pid);
 std::unique_ptr<Snapshot> make_fork_snapshot(pid_t pid, std::function<bool()> orphans_stay = {});
 std::unique_ptr<Snapshot> make_write_protect_snapshot(pid_t pid, const CpuWatch* cpus = nullptr,
                                                       ScratchFile scratch = {});
+/// `tracking` outlives it, and follows the process already. A SnapshotLost has ended it.
+std::unique_ptr<Snapshot> make_tracked_snapshot(MemoryTracking& tracking);
 /// By its name().
 std::unique_ptr<Snapshot> make_snapshot(std::string_view name, const SnapshotTarget& target);
 

@@ -12,6 +12,11 @@ class NodeSink : public BlockSink {
  public:
   explicit NodeSink(std::shared_ptr<FileNode> node) : node_(std::move(node)) {}
   void put_block(uint64_t index, std::span<const std::byte> data) override { node_->put_block(index, data); }
+  void put_block(uint64_t index, std::span<std::byte> data, const ImageSource& base,
+                 std::span<const SamePages> same) override {
+    const auto* stored = dynamic_cast<const RocksImage*>(&base);
+    if (stored == nullptr || !node_->put_block(index, data, *stored, same)) BlockSink::put_block(index, data, base, same);
+  }
 
  private:
   std::shared_ptr<FileNode> node_;

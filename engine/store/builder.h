@@ -29,6 +29,7 @@ class RocksBuilder : public ImageBuilder {
   std::shared_ptr<StagedFile> open(std::string_view path) override;
   void remove(std::string_view path) override;
   void rename(std::string_view from, std::string_view to) override;
+  uint64_t new_bytes() const override { return files_->packs.new_pages() * kPageSize; }
   void write_manifest(const ManifestHeader& header) override;
   std::shared_ptr<const StoredImage> commit(const std::string& name) override;
 

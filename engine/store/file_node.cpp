@@ -37,10 +37,19 @@ void FileNode::expect_blocks(uint64_t size) {
   set_size(size);
 }
 
-void FileNode::put_block(uint64_t index, std::span<const std::byte> data) {
-  if (index >= block_count(size_) || data.size() != block_bytes(size_, index)) {
-    fail(EINVAL, "{}: block {} of {} bytes does not fit in {} bytes", name_, index, data.size(), size_.load());
+void FileNode::check_block(uint64_t index, size_t bytes) const {
+  if (index >= block_count(size_) || bytes != block_bytes(size_, index)) {
+    fail(EINVAL, "{}: block {} of {} bytes does not fit in {} bytes", name_, index, bytes, size_.load());
   }
+}
+
+void FileNode::add_block(uint64_t index, Block block) {
+  const std::lock_guard lock(mutex_);
+  if (!blocks_.emplace(index, std::move(block)).second) fail(EINVAL, "{}: block {} came twice", name_, index);
+}
+
+void FileNode::put_block(uint64_t index, std::span<const std::byte> data) {
+  check_block(index, data.size());
   if (small_) {
     const std::lock_guard lock(mutex_);
     if (content_.size() == data.size()) fail(EINVAL, "{}: block {} came twice", name_, index);
@@ -48,9 +57,24 @@ void FileNode::put_block(uint64_t index, std::span<const std::byte> data) {
     files_->small_bytes += content_.size();
     return;
   }
-  Block block = files_->packs.store(data);
-  const std::lock_guard lock(mutex_);
-  if (!blocks_.emplace(index, std::move(block)).second) fail(EINVAL, "{}: block {} came twice", name_, index);
+  add_block(index, files_->packs.store(data));
+}
+
+bool FileNode::put_block(uint64_t index, std::span<std::byte> data, const RocksImage& base,
+                         std::span<const SamePages> same) {
+  if (small_ || base.core().get() != &files_->packs.core()) return false;
+  check_block(index, data.size());
+  if (same.size() == 1 && same[0].bytes == data.size() && same[0].offset % kBlockSize == 0) {
+    const FileRecord& file = base.file(same[0].path);
+    const uint64_t at = same[0].offset / kBlockSize;
+    if (!file.inlined && at < file.blocks.size() && block_bytes(file.size, at) == data.size()) {
+      files_->packs.pin(file.blocks[at].extents);
+      add_block(index, file.blocks[at]);
+      return true;
+    }
+  }
+  add_block(index, files_->packs.store(data, base, same));
+  return true;
 }
 
 void FileNode::set_small(uint64_t size) {

@@ -33,6 +33,8 @@ class FileNode {
   /// A file of a known size whose blocks come by put_block, each once.
   void expect_blocks(uint64_t size);
   void put_block(uint64_t index, std::span<const std::byte> data);
+  /// As BlockSink's. False, with nothing done, where the image is of another store or the file is small.
+  bool put_block(uint64_t index, std::span<std::byte> data, const RocksImage& base, std::span<const SamePages> same);
 
   void write(uint64_t offset, std::span<const std::byte> data);
   void read(uint64_t offset, std::span<std::byte> out);
@@ -63,6 +65,8 @@ class FileNode {
   void set_small(uint64_t size);
   void leave_small();
   void resize(uint64_t size);
+  void check_block(uint64_t index, size_t bytes) const;
+  void add_block(uint64_t index, Block block);
   void open_block(uint64_t index);
   void close_block();
   Digest block_digest(uint64_t index) const;

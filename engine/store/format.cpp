@@ -216,6 +216,7 @@ std::string encode_info(const ImageInfo& info) {
   r.add("engine", h.engine);
   r.add("time_ns", h.time_ns);
   r.add("stop_ns", h.stop_ns);
+  if (h.new_bytes) r.add("new_bytes", *h.new_bytes);
   r.add_hex("xfeatures", h.xfeatures);
   r.add("pid", h.pid);
   for (const int pid : h.pids) r.add("process", pid);
@@ -241,6 +242,7 @@ ImageInfo decode_info(std::string_view row, const std::string& name) {
     h.engine = r.get("engine");
     h.time_ns = r.get_u64("time_ns");
     h.stop_ns = r.get_u64("stop_ns");
+    if (r.has("new_bytes")) h.new_bytes = r.get_u64("new_bytes");
     h.xfeatures = r.get_u64("xfeatures");
     h.pid = static_cast<int>(r.get_u64("pid", INT32_MAX));
     for (const std::string& pid : r.all("process")) h.pids.push_back(static_cast<int>(parse_u64(pid).value_or(0)));

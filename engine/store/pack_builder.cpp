@@ -1,6 +1,7 @@
 #include "engine/store/pack_builder.h"
 
 #include <algorithm>
+#include <bitset>
 #include <filesystem>
 
 namespace ckpt {
@@ -24,6 +25,9 @@ struct PackBuilder::Pages {
     const size_t at = i * kPageSize;
     return data.subspan(at, std::min(kPageSize, data.size() - at));
   }
+  /// Pages from byte `at` on lie in a pack. False, with nothing done, where their digests are not to be had.
+  bool refer(size_t at, size_t n, PageRef first, RowCache& rows);
+  /// Of those whose place is not known.
   void digest_all();
   Block block() const;
 
@@ -31,6 +35,7 @@ struct PackBuilder::Pages {
   size_t count;
   std::array<Digest, kPagesPerBlock> digests;
   std::array<PageRef, kPagesPerBlock> places;      // kZeroPack for a page of zeros
+  std::bitset<kPagesPerBlock> referred;            // place and digest were known from the start
   std::array<uint16_t, kPagesPerBlock> unknown;    // pages whose place is not known yet
   size_t unknown_count = 0;
 };
@@ -40,6 +45,7 @@ void PackBuilder::Pages::digest_all() {
   std::array<Digest, kPagesPerBlock> out;
   size_t full_count = 0;
   for (size_t i = 0; i < count; ++i) {
+    if (referred[i]) continue;
     const std::span<const std::byte> p = page(i);
     const bool zero = is_zero(p);
     if (zero && p.size() == kPageSize) {
@@ -53,6 +59,28 @@ void PackBuilder::Pages::digest_all() {
   }
   digest_scattered_pages(std::span(full).first(full_count), std::span(out).first(full_count));
   for (size_t k = 0; k < full_count; ++k) digests[unknown[k]] = out[k];
+}
+
+bool PackBuilder::Pages::refer(size_t at, size_t n, PageRef first, RowCache& rows) {
+  std::shared_ptr<const PackRow> row;
+  if (first.pack != kZeroPack) {
+    try {
+      row = rows.get(first.pack);
+    } catch (const Error&) {
+      return false;   // as in find_known()
+    }
+    for (size_t k = 0; k < n; ++k) {
+      const auto slot = static_cast<uint16_t>(first.slot + k);
+      if (slot >= row->digests.size() || row->bytes(slot) != kPageSize) return false;
+    }
+  }
+  for (size_t k = 0; k < n; ++k) {
+    const size_t i = at / kPageSize + k;
+    referred.set(i);
+    places[i] = {first.pack, row ? static_cast<uint16_t>(first.slot + k) : uint16_t{0}};
+    digests[i] = row ? row->digests[first.slot + k] : zero_page_digest();
+  }
+  return true;
 }
 
 Block PackBuilder::Pages::block() const {
@@ -104,6 +132,53 @@ auto PackBuilder::guarded(F&& work) {
 Block PackBuilder::store(std::span<const std::byte> data) {
   if (data.empty() || data.size() > kBlockSize) fail(EINVAL, "a block has 1 to {} bytes, not {}", kBlockSize, data.size());
   Pages pages(data);
+  return store(pages);
+}
+
+Block PackBuilder::store(std::span<std::byte> data, const RocksImage& base, std::span<const SamePages> same) {
+  if (data.empty() || data.size() > kBlockSize) fail(EINVAL, "a block has 1 to {} bytes, not {}", kBlockSize, data.size());
+  Pages pages(data);
+  for (const SamePages& part : same) {
+    if (part.at % kPageSize != 0 || part.offset % kPageSize != 0 || part.at > data.size() ||
+        part.bytes > data.size() - part.at) {
+      fail(EINVAL, "{}: {}: bytes {} to {} are no pages of a block", base.describe(), part.path, part.at,
+           part.at + part.bytes);
+    }
+    refer_to(pages, data, base, part);
+  }
+  return store(pages);
+}
+
+// Pages without a row of digests, or of which the digest is not of a whole page, are read as if they were new.
+void PackBuilder::refer_to(Pages& pages, std::span<std::byte> data, const RocksImage& base, const SamePages& same) {
+  const FileRecord& file = base.file(same.path);
+  check_range(file.size, same.offset, same.bytes, base.describe(), same.path);
+  const auto read = [&](uint64_t from, size_t bytes) {
+    base.read_at(same.path, same.offset + from, data.subspan(same.at + from, bytes));
+  };
+  if (file.inlined) return read(0, same.bytes);
+  for (uint64_t done = 0; done < same.bytes;) {
+    const uint64_t at = same.offset + done;
+    const Block& block = file.blocks[at / kBlockSize];
+    pin(block.extents);
+    uint64_t start = at / kBlockSize * kBlockSize;
+    for (const Extent& extent : block.extents) {
+      const uint64_t end = start + uint64_t{extent.pages} * kPageSize;
+      if (end > same.offset + done && done < same.bytes) {
+        const auto skipped = static_cast<uint16_t>((same.offset + done - start) / kPageSize);
+        const uint64_t bytes = std::min<uint64_t>(end - (same.offset + done), same.bytes - done);
+        if (!pages.refer(same.at + done, page_count(bytes), {extent.pack, static_cast<uint16_t>(extent.slot + skipped)},
+                         core_->rows)) {
+          read(done, bytes);
+        }
+        done += bytes;
+      }
+      start = end;
+    }
+  }
+}
+
+Block PackBuilder::store(Pages& pages) {
   pages.digest_all();
   if (pages.unknown_count != 0) find_known(pages);
   if (pages.unknown_count != 0) find_pending(pages);
@@ -191,6 +266,7 @@ void PackBuilder::write_new(Pages& pages) {
     }
     same_as[k] = table[at];
   }
+  new_pages_ += fresh_count;
   auto [writer, lock] = take_writer();
   if (fresh_count == kPagesPerBlock && pages.data.size() == kBlockSize) {
     const PageRef first = put_whole_block(*writer, pages.data, pages.digests);

@@ -30,6 +30,10 @@ class PackBuilder {
 
   /// Keeps up to kBlockSize bytes; returns where they are. Throws Error(ENOSPC, EIO), and then for ever.
   Block store(std::span<const std::byte> data);
+  /// The same with pages of a stored image in it: see BlockSink::put_block().
+  Block store(std::span<std::byte> data, const RocksImage& base, std::span<const SamePages> same);
+  /// Pages written, not found in the store.
+  uint64_t new_pages() const { return new_pages_; }
   /// Refers to blocks of an open image too.
   void pin(std::span<const Extent> extents);
   /// Reads packs, those of this builder included. For one thread.
@@ -69,6 +73,8 @@ class PackBuilder {
   };
   struct Pages;                         // those of one store()
 
+  Block store(Pages& pages);
+  void refer_to(Pages& pages, std::span<std::byte> data, const RocksImage& base, const SamePages& same);
   void find_known(Pages& pages);
   void find_pending(Pages& pages);
   void write_new(Pages& pages);
@@ -99,6 +105,7 @@ class PackBuilder {
   mutable std::shared_mutex pending_mutex_;
   std::map<uint64_t, Pending> pending_;
   std::atomic<size_t> small_bytes_ = 0;
+  std::atomic<uint64_t> new_pages_ = 0;
   std::mutex writers_mutex_;
   std::list<Writer> writers_;
   std::mutex handed_over_mutex_;

@@ -61,6 +61,9 @@ class ImageBuilder : public ImageSink, public ImageSource {
   virtual void remove(std::string_view path) = 0;
   virtual void rename(std::string_view from, std::string_view to) = 0;
 
+  /// Bytes of pages so far that the store did not have.
+  virtual uint64_t new_bytes() const = 0;
+
   /// Writes the manifest file (header, and every file with size and digest) into the image under construction.
   virtual void write_manifest(const ManifestHeader& header) = 0;
 

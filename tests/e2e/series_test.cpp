@@ -26,11 +26,12 @@ class SeriesOfCheckpoints : public testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(mount_.mounted());
-    program_ = std::make_unique<CheckProgram>("mem_heap", scratch_.path());
+    program_ = std::make_unique<CheckProgram>(program(), scratch_.path());
     ASSERT_TRUE(program_->wait_ready());
     pid_ = std::to_string(program_->pid());
   }
 
+  virtual const char* program() const { return "mem_heap"; }
   std::vector<std::string> images() const {
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(mount_.path("images"))) names.push_back(entry.path().filename());
@@ -217,6 +218,77 @@ TEST_F(SeriesOfCheckpoints, does_not_begin_where_the_first_one_fails) {
   EXPECT_EQ(mount_.command("999999999 every=1s").error, ESRCH);
   EXPECT_EQ(mount_.command(std::to_string(mount_.daemon()) + " every=1s").error, EINVAL);
   EXPECT_EQ(figure("series"), 0);
+}
+
+// ---- what is followed from one checkpoint to the next ----
+
+class Followed : public SeriesOfCheckpoints {
+ protected:
+  const char* program() const override { return "mem_snapshot"; }   // writes all of its 32 MiB without a rest
+  void SetUp() override {
+    SeriesOfCheckpoints::SetUp();
+    if (read_file(mount_.path("stats")).find("tracking none") != std::string::npos) GTEST_SKIP() << "not with this kernel";
+  }
+  void follow() {
+    ASSERT_EQ(mount_.command(pid_ + " track").error, 0);
+    EXPECT_EQ(figure("tracked_processes"), 1);
+    EXPECT_TRUE(is_registered());
+  }
+  bool is_registered() const { return read_file("/proc/" + pid_ + "/smaps").find(" uw") != std::string::npos; }
+};
+
+TEST_F(Followed, its_images_are_whole) {
+  ASSERT_NO_FATAL_FAILURE(follow());
+  for (int i = 0; i < 3; ++i) {
+    const Outcome outcome = mount_.command(pid_);
+    ASSERT_EQ(outcome.error, 0) << outcome.sentence;
+  }
+  EXPECT_EQ(figure("incremental_checkpoints"), 3);
+  EXPECT_FALSE(mount_.command(pid_ + " every=never").error);
+  EXPECT_FALSE(is_registered());
+  EXPECT_EQ(figure("tracked_processes"), 0);
+  EXPECT_EQ(mount_.command(pid_ + " every=never").error, ENOENT);
+  // The ones it was built upon are gone.
+  for (int i = 1; i <= 3; ++i) {
+    EXPECT_EQ(mount_.command("delete " + pid_ + "@" + std::to_string(i)).error, 0);
+  }
+  EXPECT_EQ(mount_.command("gc now").error, 0);
+  move_through_archive(mount_, *program_, scratch_.path());
+  expect_program_ok();
+}
+
+TEST_F(Followed, in_a_series) {
+  ASSERT_NO_FATAL_FAILURE(begin("every=20ms keep=3 until=8"));
+  EXPECT_TRUE(wait_log(pid_ + ": the series has ended after 8 checkpoints\n"));
+  EXPECT_GE(figure("incremental_checkpoints"), 1);
+  EXPECT_FALSE(is_registered());
+  program_->kill_and_reap();
+  const Outcome restored = mount_.command("restore " + pid_ + "@6");
+  ASSERT_EQ(restored.error, 0) << restored.sentence;
+  program_->resumed();
+  expect_program_ok();
+}
+
+TEST_F(Followed, each_is_read_in_full_where_that_is_wanted) {
+  ASSERT_NO_FATAL_FAILURE(begin("every=20ms keep=1 until=3 full"));
+  EXPECT_TRUE(wait_log("has ended after 3 checkpoints\n"));
+  EXPECT_EQ(figure("incremental_checkpoints"), 0);
+  expect_program_ok();
+}
+
+TEST_F(Followed, a_death_of_ours_leaves_no_trace) {
+  ASSERT_NO_FATAL_FAILURE(follow());
+  ASSERT_EQ(mount_.command(pid_).error, 0);
+  EXPECT_TRUE(is_registered());
+  ::kill(mount_.daemon(), SIGKILL);
+  EXPECT_TRUE(wait_until([&] { return !is_registered(); }));
+  mount_.stop();
+  EXPECT_TRUE(program_->running());
+  ASSERT_TRUE(mount_.start());
+  EXPECT_EQ(figure("tracked_processes"), 0);
+  const Outcome outcome = mount_.command(pid_);
+  EXPECT_EQ(outcome.error, 0) << outcome.sentence;
+  expect_program_ok();
 }
 
 // ---- restore NAME replace ----

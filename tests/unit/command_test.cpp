@@ -60,12 +60,15 @@ TEST(Command, Series) {
   EXPECT_EQ(command.series->until_time, 10min);
   EXPECT_EQ(command.series->until_count, 99u);
   EXPECT_EQ(std::get<EndSeriesCommand>(parse_command("7 every=never")).pid, 7);
+  EXPECT_TRUE(std::get<CheckpointCommand>(parse_command("7 every=1s full")).full);
+  EXPECT_TRUE(std::get<CheckpointCommand>(parse_command("7 track")).track);
   for (const char* line :
        {"7 every=", "7 every=1", "7 every=9ms", "7 every=-1s", "7 every=1s every=1s", "7 every=1001d", "7 every=1y",
         "7 every=99999999999999999999s", "7 keep=3", "7 until=3", "7 every=1s keep=", "7 every=1s keep=0",
         "7 every=1s keep=3,", "7 every=1s keep=,3", "7 every=1s keep=3,4", "7 every=1s keep=3s", "7 every=1s keep=3 keep=3",
-        "7 every=1s until=", "7 every=1s until=0", "7 every=1s until=0x10", "7 every=1s until=0s", "7 every=1s until=3 until=4", "7 every=1s exit",
-        "7 every=1s stop", "7 every=1s answer=0x1000", "7 every=never name=a"}) {
+        "7 every=1s until=", "7 every=1s until=0", "7 every=1s until=0x10", "7 every=1s until=0s", "7 every=1s until=3 until=4",
+        "7 every=1s exit", "7 every=1s stop", "7 every=1s answer=0x1000", "7 every=never name=a",
+        "7 full", "7 every=1s full track", "7 full=1", "7 track=1"}) {
     EXPECT_EQ(refusal(line).err(), EINVAL) << line;
   }
 }

@@ -139,6 +139,7 @@ class MapImage : public ImageSink, public ImageSource {
  private:
   struct Sink : BlockSink {
     Sink(MapImage& i, std::string& c) : image(i), content(c) {}
+    using BlockSink::put_block;
     void put_block(uint64_t index, std::span<const std::byte> data) override {
       if (image.on_put) image.on_put();
       std::memcpy(content.data() + index * kBlockSize, data.data(), data.size());

@@ -70,6 +70,7 @@ class MemoryImage : public ImageSink, public ImageSource {
   class Blocks : public BlockSink {
    public:
     explicit Blocks(std::shared_ptr<Node> n) : node_(std::move(n)) {}
+    using BlockSink::put_block;
     void put_block(uint64_t index, std::span<const std::byte> data) override {
       const uint64_t size = node_->content.size(), at = index * kBlockSize;
       if (at >= size || data.size() != std::min<uint64_t>(kBlockSize, size - at)) {

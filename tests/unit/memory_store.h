@@ -54,6 +54,7 @@ class MemoryStore : public Store {
       manifest.header = header;
       image_->put(kManifestName, manifest.to_json());
     }
+    uint64_t new_bytes() const override { return 0; }
     std::shared_ptr<const StoredImage> commit(const std::string& name) override {
       if (store_.fail_commits) fail(ENOSPC, "the store is full");
       ImageInfo info;

@@ -1,14 +1,11 @@
 // ckpt log: the images of one process over time.
-#include "tools/ckpt/log.h"
-
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "engine/base/error.h"
 #include "engine/store/image_name.h"
+#include "tools/ckpt/commands.h"
 #include "tools/ckpt/rows.h"
 
 namespace ckpt::tool {
@@ -23,11 +20,13 @@ bool belongs_to(const std::string& image, const std::string& name) {
 void print_json(const std::vector<Row>& rows) {
   auto list = nlohmann::json::array();
   for (const Row& r : rows) {
-    list.push_back({{"name", r.name},
-                    {"time", time_text(r.header.time_ns, kTimeForPrograms)},
-                    {"time_ns", r.header.time_ns},
-                    {"stop_ns", r.header.stop_ns},
-                    {"bytes", r.bytes}});
+    nlohmann::json row{{"name", r.name},
+                       {"time", time_text(r.header.time_ns, kTimeForPrograms)},
+                       {"time_ns", r.header.time_ns},
+                       {"stop_ns", r.header.stop_ns},
+                       {"bytes", r.bytes}};
+    if (r.header.new_bytes) row["new_bytes"] = *r.header.new_bytes;
+    list.push_back(std::move(row));
   }
   std::printf("%s\n", list.dump(2).c_str());
 }
@@ -35,10 +34,11 @@ void print_json(const std::vector<Row>& rows) {
 void print_table(const std::vector<Row>& rows) {
   size_t width = 4;
   for (const Row& r : rows) width = std::max(width, r.name.size());
-  fmt::print("{:<19}  {:<{}}  {:>9}  {:>9}\n", "TIME", "NAME", width, "STOPPED", "SIZE");
+  fmt::print("{:<19}  {:<{}}  {:>9}  {:>9}  {:>9}\n", "TIME", "NAME", width, "STOPPED", "NEW", "SIZE");
   for (const Row& r : rows) {
-    fmt::print("{:<19}  {:<{}}  {:>9}  {:>9}\n", time_text(r.header.time_ns, kTimeForPeople), r.name, width,
-               human_time(r.header.stop_ns), human_bytes(r.bytes));
+    fmt::print("{:<19}  {:<{}}  {:>9}  {:>9}  {:>9}\n", time_text(r.header.time_ns, kTimeForPeople), r.name, width,
+               human_time(r.header.stop_ns), r.header.new_bytes ? human_bytes(*r.header.new_bytes) : "-",
+               human_bytes(r.bytes));
   }
 }
 

@@ -1,0 +1,35 @@
+#include "engine/memory/tracking_set.h"
+
+namespace ckpt {
+
+void TrackingSet::forget_ended() {
+  std::erase_if(processes_, [](const auto& entry) { return entry.second.tracking->process_ended(); });
+}
+
+std::shared_ptr<MemoryTracking> TrackingSet::find(pid_t pid, pid_t root, bool make) {
+  if (!MemoryTracking::kernel_can()) return nullptr;
+  const std::lock_guard lock(mutex_);
+  forget_ended();
+  const auto it = processes_.find(pid);
+  if (it != processes_.end()) return it->second.tracking;
+  if (!make) return nullptr;
+  return processes_.emplace(pid, Followed{std::make_shared<MemoryTracking>(pid), root}).first->second.tracking;
+}
+
+void TrackingSet::forget(pid_t root) noexcept {
+  std::map<pid_t, Followed> gone;   // let go without the lock
+  const std::lock_guard lock(mutex_);
+  for (auto it = processes_.begin(); it != processes_.end();) {
+    auto next = std::next(it);
+    if (it->second.root == root) gone.insert(processes_.extract(it));
+    it = next;
+  }
+}
+
+size_t TrackingSet::size() {
+  const std::lock_guard lock(mutex_);
+  forget_ended();
+  return processes_.size();
+}
+
+}  // namespace ckpt
