@@ -7,6 +7,7 @@
 
 #include <array>
 
+#include "engine/apart.h"
 #include "engine/base/error.h"
 #include "engine/base/record.h"
 #include "engine/kernel.h"
@@ -23,31 +24,6 @@ std::string name_of(pid_t pid) {
     return read_status(pid).name;
   } catch (const Error&) {
     return "?";
-  }
-}
-
-void refuse_namespaces(pid_t pid, int proc_dir, Refusals& refusals) {
-  constexpr std::array<std::pair<const char*, const char*>, 8> kKinds = {{{"user", "user"},
-                                                                          {"pid", "pid"},
-                                                                          {"mnt", "mount"},
-                                                                          {"net", "network"},
-                                                                          {"ipc", "IPC"},
-                                                                          {"uts", "UTS"},
-                                                                          {"cgroup", "cgroup"},
-                                                                          {"time", "time"}}};
-  for (const auto& [file, name] : kKinds) {
-    const std::string path = fmt::format("ns/{}", file);
-    // A kernel without this kind has no such file.
-    if (::faccessat(AT_FDCWD, ("/proc/self/" + path).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    std::string theirs;
-    try {
-      theirs = read_link(proc_dir, path);
-    } catch (const Error& error) {
-      fail(error.err(), "{}: {}", pid, error.sentence());
-    }
-    if (theirs != read_link(AT_FDCWD, "/proc/self/" + path)) {
-      refusals.add({EOPNOTSUPP, fmt::format("{}: it is in another {} namespace, which is not supported yet", pid, name)});
-    }
   }
 }
 
@@ -104,6 +80,7 @@ bool refuse_process(pid_t pid, int proc_dir, const ProcStatus& status, Refusals&
   refusals.collect([&] { refuse_process_state(pid, proc_dir); });
   refusals.collect([&] { refuse_32_bit(pid, proc_dir); });
   refuse_namespaces(pid, proc_dir, refusals);
+  refuse_unshared_threads(pid, proc_dir, refusals);
   return refusals.count() == before;
 }
 

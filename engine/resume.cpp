@@ -6,9 +6,12 @@
 //
 // Until the very last step an error kills all stubs and leaves nothing; so does the death of this process.
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
@@ -58,6 +61,7 @@ class TreeResume {
   void make(StubTree& tree, const FamilyStep& step);
   void begin(const ProcessResume& process, Stub& stub, const ProcessResume* maker);
   void lead_session(Stub& stub);
+  void become_ended(Remote& leader) const;
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void restore_ipc(StubTree& tree);
   void take_terminal() const;
@@ -184,6 +188,21 @@ void TreeResume::lead_session(Stub& stub) {
   stub.leader().call("setsid", SYS_setsid);  // a helper
 }
 
+/// What is still to be seen of one that has ended: its name, and the user that waitid(2) tells.
+void TreeResume::become_ended(Remote& leader) const {
+  const std::string path = process_prefix(leader.pid(), shared_.root) + "status";
+  const ProcStatus was = parse_status(shared_.image.read(path), leader.pid());
+  const Caller& caller = shared_.caller;
+  const auto is_callers = [&](uid_t uid) { return uid == caller.uid; };
+  if (!caller.privileged() && !std::ranges::all_of(was.uid, is_callers)) {
+    fail(EPERM, "{}: {}: the uid is not the caller's ({})", shared_.where, path, caller.uid);
+  }
+  leader.call("prctl(PR_SET_NAME)", SYS_prctl, PR_SET_NAME, leader.put_string(was.name.substr(0, 15)).addr, 0, 0, 0);
+  if (read_status(leader.pid()).uid != was.uid) {
+    leader.call("setresuid", SYS_setresuid, was.uid[0], was.uid[1], was.uid[2]);
+  }
+}
+
 void TreeResume::make_family(StubTree& tree) {
   using Kind = FamilyStep::Kind;
   begin(process(shared_.root), tree.root(), nullptr);
@@ -197,7 +216,10 @@ void TreeResume::make_family(StubTree& tree) {
         tree.at(step.pid).leader().call("setpgid", SYS_setpgid, 0, static_cast<uint64_t>(step.group));
         break;
       case Kind::end_helper: tree.end(step.pid, 0, true); break;
-      case Kind::end_zombie: tree.end(step.pid, step.exit_status, false); break;
+      case Kind::end_zombie:
+        become_ended(tree.at(step.pid).leader());
+        tree.end(step.pid, step.exit_status, false);
+        break;
     }
   }
 }

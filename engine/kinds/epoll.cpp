@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 #include "engine/base/error.h"
@@ -17,6 +18,33 @@ struct Watch {
   uint32_t events = 0;
   uint64_t data = 0;
 };
+
+/// How its waiters poll network devices: ioctl_eventpoll(2), Linux 6.9.
+struct BusyPolling {
+  uint32_t microseconds = 0;
+  uint16_t budget = 0;
+  uint8_t prefers = 0, padding = 0;
+  bool operator==(const BusyPolling&) const = default;
+};
+constexpr unsigned long kSetBusyPolling = _IOW(0x8A, 0x01, BusyPolling);   // EPIOCSPARAMS
+constexpr unsigned long kGetBusyPolling = _IOR(0x8A, 0x02, BusyPolling);   // EPIOCGPARAMS
+
+void capture_busy_polling(int epoll, Record& out) {
+  BusyPolling now;
+  if (ioctl(epoll, kGetBusyPolling, &now) != 0 || now == BusyPolling{}) return;
+  out.add("busy_poll", fmt::format("{} {} {}", now.microseconds, now.budget, now.prefers));
+}
+
+void restore_busy_polling(int epoll, const Record& record) {
+  if (!record.has("busy_poll")) return;
+  const auto numbers = record.get_numbers("busy_poll", 3);
+  if (numbers[0] > UINT32_MAX || numbers[1] > UINT16_MAX || numbers[2] > 1) {
+    fail(EINVAL, "{}: busy_poll is malformed", record.where());
+  }
+  const BusyPolling wanted{static_cast<uint32_t>(numbers[0]), static_cast<uint16_t>(numbers[1]),
+                           static_cast<uint8_t>(numbers[2])};
+  if (ioctl(epoll, kSetBusyPolling, &wanted) != 0) fail_errno("{}: busy_poll (EPIOCSPARAMS)", record.where());
+}
 
 /// "       7 events:       19 data:                7  pos:0 ino:33a6 sdev:f", ep_show_fdinfo in fs/eventpoll.c.
 std::optional<Watch> parse_fdinfo(const std::string& line) {
@@ -68,7 +96,8 @@ class EpollKind : public DescriptorKind {
     return std::nullopt;
   }
 
-  void capture(const CaptureContext&, const OpenFd& fd, Record& out) const override {
+  void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {
+    capture_busy_polling(ctx.take(fd).get(), out);
     for (const std::string& line : fd.info_lines("tfd")) {
       const auto watch = parse_fdinfo(line);
       if (watch) out.add("watch", fmt::format("{} {:#x} {:#x}", watch->fd, watch->events, watch->data));
@@ -85,6 +114,7 @@ class EpollKind : public DescriptorKind {
     UniqueFd fd(epoll_create1(EPOLL_CLOEXEC));
     if (!fd) fail_errno("{}: epoll_create1", record.where());
     set_status_flags(fd.get(), record);
+    restore_busy_polling(fd.get(), record);
     return fd;
   }
 

@@ -5,6 +5,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/named_file.h"
+#include "engine/process/mounts.h"
 
 namespace ckpt {
 
@@ -16,8 +17,11 @@ class PathKind : public DescriptorKind {
   bool matches(const OpenFd& fd) const override { return (fd.flags & O_PATH) != 0; }
 
   std::optional<std::string> refuse(const CaptureContext&, const OpenFd& fd) const override {
-    if (fd.target.starts_with('/') && fd.st.st_nlink > 0) return std::nullopt;
-    return fmt::format("an O_PATH descriptor of something without a name ({}) cannot be checkpointed", fd.target);
+    if (!fd.target.starts_with('/') || fd.st.st_nlink == 0) {
+      return fmt::format("an O_PATH descriptor of something without a name ({}) cannot be checkpointed", fd.target);
+    }
+    if (MountTable::now()->has(fd.mnt_id)) return std::nullopt;
+    return fmt::format("an O_PATH descriptor on a mount that is in no place ({}) cannot be checkpointed", fd.target);
   }
 
   void capture(const CaptureContext& ctx, const OpenFd& fd, Record& out) const override {

@@ -5,6 +5,7 @@
 #include "engine/kinds/credentials.h"
 #include "engine/kinds/keyring.h"
 #include "engine/kinds/lsm_label.h"
+#include "engine/kinds/memory_policy.h"
 #include "engine/kinds/process_state.h"
 #include "engine/kinds/scheduling.h"
 #include "engine/kinds/signals.h"
@@ -31,6 +32,7 @@ const std::vector<ThreadRoom>& thread_rooms() {
       {"keyrings", ask_keyrings, capture_keyrings, restore_keyrings},
       {"label", nullptr, capture_label, check_label},
       {"scheduling", nullptr, capture_scheduling, restore_scheduling},
+      {"memory policy", ask_memory_policy, capture_memory_policy, restore_memory_policy},
       {"thread state", ask_thread_state, capture_thread_state, restore_thread_state},
   };
   return rooms;

@@ -9,8 +9,10 @@
 
 #include "engine/base/error.h"
 #include "engine/process/as_caller.h"
+#include "engine/process/mounts.h"
 #include "engine/process/proc_limits.h"
 #include "engine/process/proc_status.h"
+#include "engine/process/procfs.h"
 
 namespace ckpt {
 
@@ -71,6 +73,32 @@ void write_proc_number(const RestoreContext& ctx, const char* name, const std::s
   write_all(fd.get(), value, path);
 }
 
+/// The mount that a link in /proc/PID leads to, without asking whoever serves it.
+std::optional<int> mount_of(int proc_dir, const char* name) {
+  constexpr unsigned kMountId = 0x1000;  // STATX_MNT_ID, Linux 5.8
+  struct statx stx {};
+  if (::statx(proc_dir, name, AT_STATX_DONT_SYNC, kMountId, &stx) != 0 || (stx.stx_mask & kMountId) == 0) return std::nullopt;
+  return static_cast<int>(stx.stx_mnt_id);
+}
+
+/// Of the group that the scheduler has made of its session (sched(7)): "/autogroup-25 nice 7". "0" where there is none.
+std::string autogroup_nice(int proc_dir) {
+  if (::faccessat(proc_dir, "autogroup", F_OK, 0) != 0) return "0";
+  const auto words = split_words(trimmed(read_file(proc_dir, "autogroup")));
+  return words.size() == 3 && words[1] == "nice" ? words[2] : "0";
+}
+
+void restore_autogroup(const RestoreContext& ctx, const Record& record) {
+  const int64_t nice = record.has("autogroup_nice") ? record.get_i64("autogroup_nice") : 0;
+  const std::string path = fmt::format("/proc/{}/autogroup", ctx.pid), text = std::to_string(nice);
+  // A kernel without such groups does without.
+  if (::access(path.c_str(), F_OK) != 0 || autogroup_nice(open_proc(ctx.pid).get()) == text) return;
+  if (!ctx.caller.privileged() && nice < 0) {
+    fail(EPERM, "{}: only root may resume a process with a negative autogroup_nice", record.where());
+  }
+  write_all(open_at(AT_FDCWD, path, O_WRONLY).get(), text, path);
+}
+
 constexpr Question kSubreaper{
     "prctl(PR_GET_CHILD_SUBREAPER)", SYS_prctl, {PR_GET_CHILD_SUBREAPER, Question::kAnswer}, sizeof(int32_t)};
 constexpr Question kDumpable{"prctl(PR_GET_DUMPABLE)", SYS_prctl, {PR_GET_DUMPABLE}};
@@ -79,11 +107,18 @@ constexpr Question kDumpable{"prctl(PR_GET_DUMPABLE)", SYS_prctl, {PR_GET_DUMPAB
 
 void refuse_process_state(pid_t pid, int proc_dir) {
   for (const char* name : {"cwd", "root"}) {
+    const char* const what = std::string_view(name) == "cwd" ? "working" : "root";
     const std::string target = read_link(proc_dir, name);
     struct stat st {};
     if (target.ends_with(" (deleted)") && ::fstatat(proc_dir, name, &st, 0) == 0 && st.st_nlink == 0) {
       fail(EOPNOTSUPP, "{}: its {} directory {} is deleted, which cannot be checkpointed", pid,
-           std::string_view(name) == "cwd" ? "working" : "root", target.substr(0, target.size() - 10));
+           what, target.substr(0, target.size() - 10));
+    }
+    const auto mount = mount_of(proc_dir, name);
+    if (!mount || !target.starts_with('/') || (target == "/" && mount == mount_of(proc_dir, "root"))) continue;
+    const char* const why = MountTable::now()->out_of_reach(*mount, target);
+    if (why != nullptr && read_link(proc_dir, name) == target) {  // or it has changed its directory between the two
+      fail(EOPNOTSUPP, "{}: its {} directory {} is {}, which cannot be checkpointed", pid, what, target, why);
     }
   }
 }
@@ -101,6 +136,7 @@ void capture_process_state(const CaptureContext& ctx, const Questions& answers) 
   // Printed in hex without a prefix, but read as octal where it begins with 0 (fs/proc/base.c).
   out.add("coredump_filter", "0x" + trimmed(read_file(ctx.proc_dir, "coredump_filter")));
   out.add("oom_score_adj", trimmed(read_file(ctx.proc_dir, "oom_score_adj")));
+  if (const std::string nice = autogroup_nice(ctx.proc_dir); nice != "0") out.add("autogroup_nice", nice);
   ctx.image->put(ctx.prefix + "process", out.text());
 }
 
@@ -124,6 +160,7 @@ void restore_process_state(const RestoreContext& ctx, Remote& leader) {
     fail(EPERM, "{}: only root may resume a process with a negative oom_score_adj", path);
   }
   write_proc_number(ctx, "oom_score_adj", std::to_string(oom));
+  restore_autogroup(ctx, record);
   restore_limits(ctx);
 }
 

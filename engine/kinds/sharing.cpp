@@ -66,6 +66,11 @@ std::map<pid_t, Sharing> find_sharing(const std::vector<pid_t>& pids) {
   return found;
 }
 
+bool differs(pid_t first, pid_t thread, const SharingKind& kind) {
+  if (::syscall(SYS_kcmp, first, thread, kind.kcmp_type, 0, 0) <= 0) return false;
+  return kind.kcmp_type != KCMP_SYSVSEM || has_semaphore_undo(thread);
+}
+
 bool has_semaphore_undo(pid_t pid) {
   // kcmp(2) compares the lists, and so tells one that is not there (sysvsem.undo_list in include/linux/sem.h) by ours. That is
   // there again whenever this thread has started another (copy_semundo() in ipc/sem.c).

@@ -49,6 +49,10 @@ std::span<const SharingKind> sharing_kinds();
 /// doubling of their number. One that has ended, or is not ours to compare, shares nothing.
 std::map<pid_t, Sharing> find_sharing(const std::vector<pid_t>& pids);
 
+/// Whether a thread has what all threads of a process commonly share, and another than the first: by kcmp(2). False of one
+/// that has ended, or is not ours to compare. One that ends may have nothing any more, which counts as another.
+bool differs(pid_t first, pid_t thread, const SharingKind& kind);
+
 /// Whether a process, or another that shares them, may have undo values of semaphores: it has used SEM_UNDO, or has had a
 /// thread. The calling thread loses its own.
 bool has_semaphore_undo(pid_t pid);

@@ -46,6 +46,8 @@ constexpr std::array kOptions = {
     NamedOption{"NOFCS", SO_NOFCS},
     NamedOption{"SELECT_ERR_QUEUE", SO_SELECT_ERR_QUEUE},
     NamedOption{"BUSY_POLL", SO_BUSY_POLL},
+    NamedOption{"MAX_PACING_RATE", SO_MAX_PACING_RATE},
+    NamedOption{"INCOMING_CPU", SO_INCOMING_CPU},
     NamedOption{"ZEROCOPY", 60},
     NamedOption{"PREFER_BUSY_POLL", 69},
     NamedOption{"TXREHASH", 74},
@@ -58,6 +60,11 @@ constexpr std::array kOptions = {
     NamedOption{"PASSCRED", SO_PASSCRED},
 };
 constexpr int kBufLock = 72;                     // SO_BUF_LOCK, Linux 5.14
+constexpr int kTxtime = 61;                      // SO_TXTIME, with struct sock_txtime of linux/net_tstamp.h
+struct SendTime {
+  int32_t clock = 0;
+  uint32_t flags = 0;
+};
 constexpr int kSndbufLocked = 1, kRcvbufLocked = 2;
 constexpr uint64_t kMaxBuffer = INT32_MAX;
 
@@ -190,6 +197,10 @@ void capture_socket_options(int fd, Record& out) {
   if (linger_now && linger_now->l_onoff != 0) out.add("linger", fmt::format("{} {}", linger_now->l_onoff, linger_now->l_linger));
   capture_timeout(fd, SO_RCVTIMEO, "rcvtimeo", out);
   capture_timeout(fd, SO_SNDTIMEO, "sndtimeo", out);
+  const auto send_time = value_of<SendTime>(fd, kTxtime);
+  if (send_time && (send_time->clock != 0 || send_time->flags != 0)) {
+    out.add("txtime", fmt::format("{} {}", send_time->clock, send_time->flags));
+  }
   const std::vector<sock_filter> program = filter_of(fd);
   if (program.empty()) return;
   out.add("filter", to_hex(std::as_bytes(std::span(program))));
@@ -221,6 +232,12 @@ void restore_socket_options(int fd, const Record& record) {
   }
   restore_timeout(fd, record, "rcvtimeo", SO_RCVTIMEO);
   restore_timeout(fd, record, "sndtimeo", SO_SNDTIMEO);
+  if (record.has("txtime")) {
+    const auto numbers = record.get_numbers("txtime", 2);
+    if (numbers[0] > INT32_MAX || numbers[1] > UINT32_MAX) fail(EINVAL, "{}: txtime is malformed", record.where());
+    const SendTime time = {static_cast<int32_t>(numbers[0]), static_cast<uint32_t>(numbers[1])};
+    set_option(fd, kTxtime, time, record.where(), "txtime");
+  }
   restore_filter(fd, record);
 }
 

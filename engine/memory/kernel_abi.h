@@ -67,6 +67,16 @@ inline constexpr int kMadvGuardInstall = 102;
 inline constexpr int kPrSetMemoryMerge = 67;
 inline constexpr int kPrGetMemoryMerge = 68;
 
+// ---- membarrier(2), Linux 6.3 ----
+
+inline constexpr int kMembarrierGetRegistrations = 1 << 9;
+
+// ---- prctl(2): a table of futexes of its own, Linux 6.17 ----
+
+inline constexpr int kPrFutexHash = 78;
+inline constexpr int kFutexHashSetSlots = 1;
+inline constexpr int kFutexHashGetSlots = 2;
+
 // ---- prctl(2): names of anonymous mappings, Linux 5.17 ----
 
 inline constexpr int kPrSetVma = 0x53564d41;

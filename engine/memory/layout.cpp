@@ -67,6 +67,7 @@ void probe_mm() {
 void ask_mm(const CaptureContext& ctx, Questions& questions) {
   for (const Question& question : {kBrk, kThpDisable, kMdwe}) questions.ask(question);
   ask_memory_marks(ctx, questions);
+  ask_mm_settings(questions);
 }
 
 void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Questions& answers) {
@@ -75,6 +76,7 @@ void capture_mm(const CaptureContext& ctx, const std::vector<Vma>& vmas, const Q
   for (const MmField& f : kFields) out.add_hex(f.name, fields.*f.member);
   capture_vdso(ctx, vmas, out);
   capture_memory_marks(ctx, vmas, answers, out);
+  capture_mm_settings(ctx, answers, out);
   if (const long v = answers.result(kThpDisable); v > 0) out.add("thp_disable", int64_t{v});
   if (const long v = answers.result(kMdwe); v > 0) out.add("mdwe", int64_t{v});
   ctx.image->put(ctx.prefix + "mm", out.text());
@@ -159,6 +161,7 @@ Layout parse_layout(const RestoreContext& ctx) {
   }
   layout.vdso = parse_vdso(ctx, layout.vmas, mm);
   layout.marks = parse_memory_marks(mm);
+  layout.settings = parse_mm_settings(mm);
   layout.thp_disable = mm.get_u64_or("thp_disable", 0);
   layout.mdwe = mm.get_u64_or("mdwe", 0);
   layout.auxv = ctx.image->read(ctx.prefix + "auxv", kMaxAuxv);

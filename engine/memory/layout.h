@@ -6,6 +6,7 @@
 //              arg_start, arg_end, env_start, env_end       addresses, hex (proc(5), /proc/PID/stat; brk by brk(2))
 //              vdso DIGEST               see vdso.h
 //              guard, pkeys, lock_future, merge_any     see memory_marks.h
+//              membarrier, futex_hash                   see mm_settings.h
 //              thp_disable N             prctl(PR_GET_THP_DISABLE)
 //              mdwe N                    prctl(PR_GET_MDWE), absent before Linux 6.3
 //   files      the mapped files (mapped_files.h)
@@ -21,6 +22,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/memory/mapped_files.h"
 #include "engine/memory/memory_marks.h"
+#include "engine/memory/mm_settings.h"
 #include "engine/memory/vdso.h"
 #include "engine/process/stub.h"
 
@@ -50,6 +52,7 @@ struct Layout {
   std::string exe;               ///< path as the link says
   SavedVdso vdso;
   MemoryMarks marks;
+  MmSettings settings;
   uint64_t thp_disable = 0;
   uint64_t mdwe = 0;
 };

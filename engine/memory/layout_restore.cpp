@@ -195,6 +195,7 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
     leader.syscall(SYS_prctl, PR_SET_THP_DISABLE, 0);
   }
   begin_memory_marks(leader, layout.marks, layout.vmas);
+  apply_mm_settings(leader, layout.settings);
   attach_segments(leader, layout.vmas);
   const std::map<int, int> remote = give_files(stub, layout, files);
   Calls calls;

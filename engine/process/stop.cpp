@@ -267,6 +267,7 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     throw;
   }
   try {
+    for (const auto& thread : tracees_) refuse_dispatch(*thread);
     site_.main_rsp = tracees_.front()->registers().rsp;
     for (const auto& thread : tracees_) {
       remotes_.push_back(std::make_unique<RemoteSyscall>(*thread, site_));
@@ -277,6 +278,18 @@ void StoppedProcess::stop(const std::atomic<bool>* cancel, std::chrono::millisec
     resume();
     throw;
   }
+}
+
+// Calls of ours would be dispatched too, and a signal for them kills who has blocked it.
+void StoppedProcess::refuse_dispatch(const Tracee& thread) const {
+  constexpr int kGetConfiguration = 0x4211;  // PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4
+  struct {
+    uint64_t mode = 0, selector = 0, offset = 0, length = 0;
+  } dispatch;
+  if (::ptrace(static_cast<__ptrace_request>(kGetConfiguration), thread.tid(), sizeof dispatch, &dispatch) != 0) return;
+  if (dispatch.mode == 0) return;
+  fail(EOPNOTSUPP, "{}: thread {} has its system calls dispatched to itself (PR_SET_SYSCALL_USER_DISPATCH), which is not "
+       "supported", pid_, thread.tid());
 }
 
 void StoppedProcess::finish_calls() {

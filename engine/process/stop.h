@@ -75,6 +75,7 @@ class StoppedProcess {
   void check_alive() const;
   bool holds_all_threads() const;
   bool seize_new_threads();
+  void refuse_dispatch(const Tracee& thread) const;
   bool take_if_ours(pid_t tid);
   bool seize(pid_t tid);
   bool take_born_threads(std::chrono::steady_clock::time_point deadline);

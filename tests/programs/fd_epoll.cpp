@@ -1,9 +1,10 @@
 // epoll: what is watched, for which events, with which data; edge-triggered, one-shot, nested; a target that was
-// duplicated to another number.
+// duplicated to another number; how it polls network devices.
 #include "selfcheck.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 
 #include <map>
 
@@ -15,6 +16,14 @@ void add(int epoll, int fd, uint32_t events, uint64_t data) {
   event.data.u64 = data;
   must(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "EPOLL_CTL_ADD");
 }
+
+/// struct epoll_params of Linux 6.9.
+struct BusyPolling {
+  uint32_t microseconds;
+  uint16_t budget;
+  uint8_t prefers, padding;
+};
+constexpr unsigned long kSetBusyPolling = _IOW(0x8A, 0x01, BusyPolling), kGetBusyPolling = _IOR(0x8A, 0x02, BusyPolling);
 
 std::map<uint64_t, uint32_t> poll_now(int epoll) {
   epoll_event events[16];
@@ -33,6 +42,8 @@ int main(int argc, char** argv) {
   const int set = must(eventfd(5, EFD_NONBLOCK), "eventfd"), unset = must(eventfd(0, EFD_NONBLOCK), "eventfd"),
             edge = must(eventfd(0, EFD_NONBLOCK), "eventfd"), once = must(eventfd(0, EFD_NONBLOCK), "eventfd"),
             spent = must(eventfd(1, EFD_NONBLOCK), "eventfd");
+  const BusyPolling polling = {50, 8, 1, 0};
+  const bool has_polling = ioctl(inner, kSetBusyPolling, &polling) == 0;
   int ends[2];
   must(pipe2(ends, O_NONBLOCK), "pipe2");
   add(inner, set, EPOLLIN, 0xdeadbeefcafe0001);
@@ -56,6 +67,9 @@ int main(int argc, char** argv) {
   };
   ready();
   wait_for_go();
+  BusyPolling polling_now = {};
+  if (has_polling) must(ioctl(inner, kGetBusyPolling, &polling_now), "EPIOCGPARAMS");
+  REQUIRE(!has_polling || memcmp(&polling_now, &polling, sizeof polling) == 0, "busy polling has changed");
   const int epolls[] = {inner, outer};
   for (int i = 0; i < 2; ++i) {
     const std::string now = watched(read_text("/proc/self/fdinfo/" + std::to_string(epolls[i])));

@@ -1,10 +1,18 @@
 // What prctl sets: dumpable, no_new_privs, child subreaper, keep capabilities, parent death signal, THP off,
-// memory-failure policy; and oom_score_adj and the core dump filter from /proc.
+// memory-failure policy; and oom_score_adj, the core dump filter and the nice value of its session from /proc.
 #include "selfcheck.h"
 
 #include <sys/prctl.h>
 
 namespace {
+
+/// The session is a group to the scheduler, whose number does not matter: "/autogroup-25 nice 7".
+std::string autogroup_nice() {
+  if (access("/proc/self/autogroup", F_OK) != 0) return "";
+  const std::string text = read_text("/proc/self/autogroup");
+  const size_t at = text.find("nice");
+  return at == std::string::npos ? "" : text.substr(at);
+}
 
 std::string states() {
   int subreaper = 0, death = 0;
@@ -15,7 +23,7 @@ std::string states() {
          ", death signal " + std::to_string(death) + ", keepcaps " + std::to_string(prctl(PR_GET_KEEPCAPS)) +
          ", no huge pages " + std::to_string(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)) + ", memory failure " +
          std::to_string(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0)) + ", oom " + read_text("/proc/self/oom_score_adj") +
-         "core filter " + read_text("/proc/self/coredump_filter");
+         "core filter " + read_text("/proc/self/coredump_filter") + autogroup_nice();
 }
 
 void put(const char* file, const char* text) {
@@ -30,6 +38,7 @@ int main(int argc, char** argv) {
   begin(argc, argv);
   put("/proc/self/oom_score_adj", "321");
   put("/proc/self/coredump_filter", "0x3b");
+  if (!autogroup_nice().empty()) put("/proc/self/autogroup", "7");
   must(prctl(PR_SET_CHILD_SUBREAPER, 1), "PR_SET_CHILD_SUBREAPER");
   must(prctl(PR_SET_KEEPCAPS, 1), "PR_SET_KEEPCAPS");
   must(prctl(PR_SET_PDEATHSIG, SIGURG), "PR_SET_PDEATHSIG");

@@ -1,6 +1,7 @@
-// Scheduling: nice, policy and priority, affinity, I/O priority, timer slack; each thread its own.
+// Scheduling: nice, policy and priority, affinity, I/O priority, timer slack, memory policy; each thread its own.
 #include "selfcheck.h"
 
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -14,6 +15,14 @@ namespace {
 std::atomic<int> set_up{0};
 std::atomic<bool> verify{false};
 
+/// Mode and nodes; "none" of a kernel without NUMA.
+std::string memory_policy() {
+  int mode = 0;
+  unsigned long nodes[16] = {};
+  if (syscall(SYS_get_mempolicy, &mode, nodes, 8 * sizeof nodes, 0, 0) != 0) return "none";
+  return std::to_string(mode) + " of " + std::to_string(nodes[0]);
+}
+
 std::string settings() {
   sched_param param = {};
   must(sched_getparam(0, &param), "sched_getparam");
@@ -22,7 +31,7 @@ std::string settings() {
   std::string text = "policy " + std::to_string(sched_getscheduler(0)) + ", priority " +
                      std::to_string(param.sched_priority) + ", nice " + std::to_string(getpriority(PRIO_PROCESS, 0)) +
                      ", ioprio " + std::to_string(syscall(SYS_ioprio_get, 1, 0)) + ", slack " +
-                     std::to_string(prctl(PR_GET_TIMERSLACK)) + ", cpus";
+                     std::to_string(prctl(PR_GET_TIMERSLACK)) + ", memory policy " + memory_policy() + ", cpus";
   for (int i = 0; i < CPU_SETSIZE; ++i)
     if (CPU_ISSET(i, &cpus)) text += " " + std::to_string(i);
   return text;
@@ -44,6 +53,8 @@ void hold(int who) {
     case 3: set(SCHED_RR, 3, -4, 2 << 13 | 1); break;
   }
   if (who == 0) must(prctl(PR_SET_TIMERSLACK, 123456), "PR_SET_TIMERSLACK");
+  const unsigned long node = 1;
+  if (who == 2 && memory_policy() != "none") must(syscall(SYS_set_mempolicy, MPOL_BIND, &node, 64), "set_mempolicy");
   if (who == 1) {
     cpu_set_t all, one;
     must(sched_getaffinity(0, sizeof all, &all), "sched_getaffinity");

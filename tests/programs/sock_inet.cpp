@@ -2,7 +2,11 @@
 // new; IPv4 and IPv6; their options and owners.
 #include "inet.h"
 
+#include <linux/net_tstamp.h>
+
 namespace {
+
+constexpr int kRtoMax = 44, kMilliseconds = 50'000;  // TCP_RTO_MAX_MS
 
 void set(int fd, int level, int option, int value) { set_int_option(fd, option, value, level); }
 
@@ -44,6 +48,11 @@ int main(int argc, char** argv) {
   set(listening, SOL_SOCKET, SO_KEEPALIVE, 1);
   must(listen(listening, 3), "listen");
   set(fresh, IPPROTO_TCP, TCP_USER_TIMEOUT, 5000);
+  set(fresh, SOL_SOCKET, SO_MAX_PACING_RATE, 1'000'000);
+  set(other, SOL_SOCKET, SO_INCOMING_CPU, 0);
+  const int rto_max = setsockopt(fresh, IPPROTO_TCP, kRtoMax, &kMilliseconds, sizeof kMilliseconds);  // Linux 6.15
+  const sock_txtime send_time = {CLOCK_TAI, SOF_TXTIME_DEADLINE_MODE};
+  must(setsockopt(wild, SOL_SOCKET, SO_TXTIME, &send_time, sizeof send_time), "SO_TXTIME");
   bind_to(idle, loopback());
   const in_port_t idle_port = address_of<sockaddr_in>(idle, getsockname).sin_port;
 
@@ -67,6 +76,7 @@ int main(int argc, char** argv) {
   require_option(bound, IPPROTO_IP, IP_TOS, 0x10, "IP_TOS");
   require_option(bound, IPPROTO_IP, IP_PKTINFO, 1, "IP_PKTINFO");
   require_option(bound, IPPROTO_IP, IP_MULTICAST_TTL, 7, "IP_MULTICAST_TTL");
+  require_option(other, SOL_SOCKET, SO_INCOMING_CPU, 0, "SO_INCOMING_CPU");
   REQUIRE(address_of<sockaddr_in>(other, getpeername).sin_port == port, "the peer has changed");
   REQUIRE(address_of<sockaddr_in>(other, getsockname).sin_port == other_port, "the connected one's port has changed");
   REQUIRE((fcntl(other, F_GETFL) & O_NONBLOCK) != 0 && fcntl(other, F_GETFD) == FD_CLOEXEC, "flags");
@@ -77,6 +87,10 @@ int main(int argc, char** argv) {
   REQUIRE(sendto(bound, "wild", 4, 0, reinterpret_cast<const sockaddr*>(&to_wild), sizeof to_wild) == 4, "sendto: %s", strerror(errno));
   await_text(wild, "wild", "the wild one");
   if (lite >= 0) require_option(lite, IPPROTO_UDPLITE, 10, 12, "UDPLITE_SEND_CSCOV");
+  sock_txtime send_time_now = {};
+  socklen_t length = sizeof send_time_now;
+  must(getsockopt(wild, SOL_SOCKET, SO_TXTIME, &send_time_now, &length), "SO_TXTIME");
+  REQUIRE(memcmp(&send_time_now, &send_time, sizeof send_time) == 0, "SO_TXTIME has changed");
 
   REQUIRE(address_of<sockaddr_in>(listening, getsockname).sin_port == tcp_port, "the listening one's port has changed");
   require_option(listening, SOL_SOCKET, SO_ACCEPTCONN, 1, "SO_ACCEPTCONN");
@@ -86,6 +100,8 @@ int main(int argc, char** argv) {
   require_option(listening, IPPROTO_TCP, TCP_KEEPIDLE, 77, "TCP_KEEPIDLE");
   REQUIRE(tcp_info_of(listening).tcpi_sacked == 3, "the backlog is %u", tcp_info_of(listening).tcpi_sacked);
   require_option(fresh, IPPROTO_TCP, TCP_USER_TIMEOUT, 5000, "TCP_USER_TIMEOUT");
+  require_option(fresh, SOL_SOCKET, SO_MAX_PACING_RATE, 1'000'000, "SO_MAX_PACING_RATE");
+  if (rto_max == 0) require_option(fresh, IPPROTO_TCP, kRtoMax, kMilliseconds, "TCP_RTO_MAX_MS");
   connect_to(fresh, loopback(tcp_port));
   wait_readable(listening);
   const int accepted = must(accept(listening, nullptr, nullptr), "accept");

@@ -1,6 +1,7 @@
-// Children that have ended and that nobody has waited for: with a status, by a signal, and one that says nothing of its
-// end. No SIGCHLD comes a second time.
+// Children that have ended and that nobody has waited for: with a status, by a signal, one that says nothing of its
+// end, one with a name and a user of its own. No SIGCHLD comes a second time.
 #include <sched.h>
+#include <sys/prctl.h>
 
 #include "family.h"
 
@@ -28,6 +29,23 @@ pid_t silent(int exit_signal, int status) {
   return static_cast<pid_t>(pid);
 }
 
+pid_t named() {
+  return child([] {
+    prctl(PR_SET_NAME, "gone by now");
+    if (geteuid() == 0) must(setresuid(65534, 65534, 65534), "setresuid");
+    _exit(9);
+  });
+}
+
+void require_named(pid_t pid) {
+  const std::string name = read_text("/proc/" + std::to_string(pid) + "/comm");
+  REQUIRE(name == "gone by now\n", "the name of one that has ended is %s", name.c_str());
+  siginfo_t info = {};
+  must(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT), "waitid");
+  const uid_t uid = geteuid() == 0 ? 65534 : geteuid();
+  REQUIRE(info.si_uid == uid, "the user of one that has ended is %u, not %u", info.si_uid, uid);
+}
+
 void require_ended(pid_t pid, int status, int options = 0) {
   int got = 0;
   const pid_t r = waitpid(pid, &got, WNOHANG | options);
@@ -48,8 +66,8 @@ void have_zombies(Roll* roll) {
   sigaction(SIGCHLD, &action, nullptr);
   signal(SIGUSR2, on_child);
   const pid_t well = ends_with(0), seven = ends_with(7), killed = ends_by(SIGKILL), user = ends_by(SIGUSR1),
-              realtime = ends_by(SIGRTMIN + 3), mute = silent(0, 3), other = silent(SIGUSR2, 4);
-  for (const pid_t pid : {well, seven, killed, user, realtime, mute, other}) wait_zombie(pid);
+              realtime = ends_by(SIGRTMIN + 3), mute = silent(0, 3), other = silent(SIGUSR2, 4), with_name = named();
+  for (const pid_t pid : {well, seven, killed, user, realtime, mute, other, with_name}) wait_zombie(pid);
   // The signals have come before any of these returned, maybe several as one.
   REQUIRE(told > 0, "no signal has told of a child");
   const int before = told;
@@ -63,6 +81,8 @@ void have_zombies(Roll* roll) {
     wait_until([] { return access(path("counted").c_str(), F_OK) == 0; }, "the first has counted");
   REQUIRE(told == before, "%d signals of children that had ended before", told - before);
   if (roll == nullptr) write_file("counted", "", 0);
+  require_named(with_name);
+  require_ended(with_name, 9 << 8);
   require_ended(well, 0);
   require_ended(seven, 7 << 8);
   require_ended(killed, SIGKILL);

@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 
 #include <filesystem>
 
@@ -102,6 +103,25 @@ Words path_without_name() {
   return {of_fd(fd, "an O_PATH descriptor of something without a name (" + name)};
 }
 
+Words directory_watched() {
+  const int fd = must(open(directory.c_str(), O_RDONLY | O_DIRECTORY), "open");
+  if (fcntl(fd, F_NOTIFY, DN_ATTRIB) != 0) return {};
+  return {of_fd(fd, "a directory that is watched with F_NOTIFY (" + directory)};
+}
+
+/// A descriptor of a mount that is taken away under it.
+Words on_lost_mount(int flags, const char* what) {
+  const std::string name = path("mounted");
+  must(mkdir(name.c_str(), 0700), "mkdir");
+  if (mount("none", name.c_str(), "tmpfs", 0, nullptr) != 0) return {};
+  const int fd = must(open(name.c_str(), flags), "open");
+  must(umount2(name.c_str(), MNT_DETACH), "umount2");
+  return {of_fd(fd, what + std::string(" on a mount that is in no place"))};
+}
+
+Words descriptor_unmounted() { return on_lost_mount(O_RDONLY | O_DIRECTORY, "a directory"); }
+Words path_unmounted() { return on_lost_mount(O_PATH, "an O_PATH descriptor"); }
+
 Words proc_of_another() {
   return {of_fd(must(open("/proc/1/stat", O_RDONLY), "open"), "a file of another process (/proc/1/stat)")};
 }
@@ -158,6 +178,9 @@ const std::vector<RefusedState>& refused_files() {
       {"lease_breaking", lease_breaking},
       {"directory_deleted", directory_deleted},
       {"path_without_name", path_without_name},
+      {"directory_watched", directory_watched},
+      {"descriptor_unmounted", descriptor_unmounted},
+      {"path_unmounted", path_unmounted},
       {"proc_of_another", proc_of_another},
       {"proc_for_writing", proc_for_writing},
       {"epoll_closed", epoll_closed},

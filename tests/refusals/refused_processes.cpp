@@ -1,16 +1,21 @@
 // What belongs to a process as a whole, or to its place among others.
 #include "refused.h"
 
+#include <asm/ldt.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/wait.h>
 
 #include <array>
+#include <atomic>
+#include <thread>
 
 namespace {
 
@@ -71,6 +76,66 @@ Words directory_gone() {
   must(chdir(name.c_str()), "chdir");
   must(rmdir(name.c_str()), "rmdir");
   return {of_process("its working directory " + name + " is deleted")};
+}
+
+/// Something for itself in a thread that then lives on.
+Words in_thread(const std::function<bool()>& work, const std::string& what) {
+  static std::atomic<int> tid{0};
+  std::thread([&work] {
+    tid = work() ? thread_id() : -1;
+    for (;;) pause();
+  }).detach();
+  wait_until([] { return tid != 0; }, "a thread is apart");
+  return tid < 0 ? Words{} : Words{of_process("thread " + std::to_string(tid)), what};
+}
+
+Words thread_namespace() {
+  return in_thread([] { return unshare(CLONE_NEWUTS) == 0; }, "is in another UTS namespace than the main thread");
+}
+Words thread_directories() {
+  return in_thread([] { return unshare(CLONE_FS) == 0; }, "has a working directory and umask of its own");
+}
+Words thread_descriptors() {
+  return in_thread([] { return unshare(CLONE_FILES) == 0; }, "has a descriptor table of its own");
+}
+
+Words namespace_for_children() {
+  if (unshare(CLONE_NEWPID) != 0) return {};
+  return {of_process("children of thread "), "would be born in another pid namespace"};
+}
+
+Words directory_unmounted() {
+  const std::string name = path("mounted");
+  must(mkdir(name.c_str(), 0700), "mkdir");
+  if (mount("none", name.c_str(), "tmpfs", 0, nullptr) != 0) return {};
+  must(chdir(name.c_str()), "chdir");
+  must(umount2(name.c_str(), MNT_DETACH), "umount2");
+  return {of_process("its working directory / is on a mount that is in no place")};
+}
+
+Words descriptor_table() {
+  user_desc segment{};
+  segment.entry_number = 2;
+  segment.limit = 0xfff;
+  segment.seg_32bit = segment.useable = 1;
+  if (syscall(SYS_modify_ldt, 1, &segment, sizeof segment) != 0) return {};
+  return {of_process("it has a local descriptor table")};
+}
+
+Words calls_dispatched() {
+  static char selector = 0;  // SYSCALL_DISPATCH_FILTER_ALLOW
+  if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &selector) != 0) return {};
+  // Before Linux 6.4 nobody else is told (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG).
+  uint64_t configuration[4];
+  const pid_t self = getpid();
+  const pid_t born = must(fork(), "fork");
+  if (born == 0) _exit(ptrace(PTRACE_SEIZE, self, nullptr, nullptr) != 0 || ptrace(PTRACE_INTERRUPT, self, nullptr, nullptr) != 0 ||
+                       waitpid(self, nullptr, __WALL) != self ||
+                       ptrace(static_cast<__ptrace_request>(0x4211), self, sizeof configuration, configuration) != 0);
+  int status = 0;
+  while (waitpid(born, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status != 0 ? Words{} : Words{of_process("thread "), "has its system calls dispatched to itself"};
 }
 
 /// A 32-bit program of one loop around pause(2): its headers and three instructions.
@@ -155,6 +220,13 @@ const std::vector<RefusedState>& refused_processes() {
       {"seccomp_supervisor", seccomp_supervisor},
       {"core_cookie", core_cookie},
       {"directory_gone", directory_gone},
+      {"directory_unmounted", directory_unmounted},
+      {"descriptor_table", descriptor_table},
+      {"calls_dispatched", calls_dispatched},
+      {"thread_namespace", thread_namespace},
+      {"thread_directories", thread_directories},
+      {"thread_descriptors", thread_descriptors},
+      {"namespace_for_children", namespace_for_children},
       {"program_of_32_bits", program_of_32_bits},
       {"user_namespace", user_namespace},
       {"pid_namespace", pid_namespace},
