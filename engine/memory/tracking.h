@@ -44,8 +44,8 @@ class MemoryTracking {
   /// A process that has more of them is not followed: each costs a call in the stop.
   static constexpr size_t kMostMappings = 4096;
 
-  /// Throws Error(ESRCH).
-  explicit MemoryTracking(pid_t pid);
+  /// `large_bytes` as for TrackingSet. Throws Error(ESRCH).
+  MemoryTracking(pid_t pid, uint64_t large_bytes);
   ~MemoryTracking() { end(); }
   MemoryTracking(const MemoryTracking&) = delete;
   MemoryTracking& operator=(const MemoryTracking&) = delete;
@@ -68,6 +68,7 @@ class MemoryTracking {
   /// There is an image to refer to.
   bool follows() const { return base_.image() != nullptr; }
   const ImageSegments& base() const { return base_; }
+  bool is_large() const { return base_.bytes() >= large_bytes_; }
   /// An image was taken by this tracking's own snapshot, and is durable.
   void advance(std::shared_ptr<const ImageSource> image, const std::string& prefix);
   /// Too much is written for this to be worth it: end(), and not again for the next few checkpoints.
@@ -85,15 +86,15 @@ class MemoryTracking {
   /// In a stop: that a mapping is registered with us, or adopted now; false where that cannot be. Throws Error: ESRCH as
   /// adopt(), EBUSY where somebody else watches it.
   bool is_followed(Range mapping);
-  /// Protects the present pages of a range that are not protected, adds them to changed(), and returns them. Where the range
-  /// is not registered, nothing.
-  void protect_written(Range range);
+  /// Protects the present pages of a range that are not protected, and returns them, ascending. Where the range is not
+  /// registered, nothing. Thread-safe; whoever calls adds them to changed().
+  std::vector<Range> protect_written(Range range) const;
   struct Run {
     Range range;
     bool written;   ///< without protection
   };
-  /// The pages of a range of private memory that have content, ascending. Thread-safe.
-  std::vector<Run> content(Range range) const;
+  /// The pages of a mapping of private memory, or a part of it, that have content, ascending. Thread-safe.
+  std::vector<Run> content(Range range, bool anonymous) const;
 
   /// Pages that are not as in the image, whether they are protected or not.
   RangeSet& changed() { return changed_; }
@@ -108,6 +109,7 @@ class MemoryTracking {
   int add(Range mapping) const;
 
   const pid_t pid_;
+  const uint64_t large_bytes_;
   std::optional<RemoteMemory> memory_;
   std::optional<PageScanner> scanner_;
   UniqueFd pid_fd_;

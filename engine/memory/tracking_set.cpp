@@ -13,7 +13,7 @@ std::shared_ptr<MemoryTracking> TrackingSet::find(pid_t pid, pid_t root, bool ma
   const auto it = processes_.find(pid);
   if (it != processes_.end()) return it->second.tracking;
   if (!make) return nullptr;
-  return processes_.emplace(pid, Followed{std::make_shared<MemoryTracking>(pid), root}).first->second.tracking;
+  return processes_.emplace(pid, Followed{std::make_shared<MemoryTracking>(pid, large_bytes_), root}).first->second.tracking;
 }
 
 void TrackingSet::forget(pid_t root) noexcept {

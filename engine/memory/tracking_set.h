@@ -12,8 +12,10 @@ namespace ckpt {
 /// The processes that are followed. Thread-safe.
 class TrackingSet {
  public:
-  /// Images below so many bytes of memory are read in full: it costs less.
-  explicit TrackingSet(uint64_t least_bytes = 4 << 20) : least_bytes_(least_bytes) {}
+  /// Images below `least_bytes` of memory are read in full: it costs less. From `large_bytes` on most of the work is done
+  /// before the stop, after one more, short, of its own.
+  explicit TrackingSet(uint64_t least_bytes = 4 << 20, uint64_t large_bytes = 256 << 20)
+      : least_bytes_(least_bytes), large_bytes_(large_bytes) {}
 
   /// Of a process that is followed, or is to be: with `make`, of the checkpoints of `root`, an ancestor or itself. Null where
   /// it is not, and where the kernel cannot.
@@ -26,7 +28,7 @@ class TrackingSet {
   size_t size();
 
  private:
-  const uint64_t least_bytes_;
+  const uint64_t least_bytes_, large_bytes_;
   std::mutex mutex_;   ///< guards processes_; innermost
   struct Followed {
     std::shared_ptr<MemoryTracking> tracking;

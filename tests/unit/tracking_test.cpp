@@ -30,7 +30,8 @@ using test::Op;
 using test::Order;
 using test::Shared;
 
-class TrackingTest : public StoreTest {
+/// By the size from which on there is a stop before the stop.
+class TrackingTest : public StoreTest, public testing::WithParamInterface<uint64_t> {
  protected:
   void SetUp() override {
     if (!MemoryTracking::kernel_can()) GTEST_SKIP() << "this kernel has no asynchronous write-protection";
@@ -74,10 +75,10 @@ class TrackingTest : public StoreTest {
     }
   }
 
-  TrackingSet tracking_{0};
+  TrackingSet tracking_{0, GetParam()};
 };
 
-TEST_F(TrackingTest, ImagesAreTheMemoryWhateverTheProcessDidToIt) {
+TEST_P(TrackingTest, ImagesAreTheMemoryWhateverTheProcessDidToIt) {
   const std::string file = dir_ / "mapped";
   {
     const UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT, 0600));
@@ -143,7 +144,7 @@ TEST_F(TrackingTest, ImagesAreTheMemoryWhateverTheProcessDidToIt) {
 }
 
 // Pages that are written in order, over and over: at any instant those of this round come before those of the last one.
-TEST_F(TrackingTest, AnImageIsOfOneInstantWhileTheProcessWrites) {
+TEST_P(TrackingTest, AnImageIsOfOneInstantWhileTheProcessWrites) {
   constexpr uint64_t kPages = 2000;
   struct Progress {
     std::atomic<int> ready{0};
@@ -195,7 +196,7 @@ TEST_F(TrackingTest, AnImageIsOfOneInstantWhileTheProcessWrites) {
   ::munmap(const_cast<uint64_t*>(memory), kPages * kPageSize);
 }
 
-TEST_F(TrackingTest, NewBytesAreThoseThatWereWritten) {
+TEST_P(TrackingTest, NewBytesAreThoseThatWereWritten) {
   constexpr uint64_t kPages = 8'192;
   struct Steps {
     std::atomic<int> told{0}, done{-1};
@@ -235,7 +236,7 @@ TEST_F(TrackingTest, NewBytesAreThoseThatWereWritten) {
 }
 
 // What came before execve(2) is of no use after it, and a plain checkpoint in between does no harm.
-TEST_F(TrackingTest, SurvivesExecAndOtherKindsOfCheckpoint) {
+TEST_P(TrackingTest, SurvivesExecAndOtherKindsOfCheckpoint) {
   struct Signal {
     std::atomic<bool> go{false};
   };
@@ -267,6 +268,9 @@ TEST_F(TrackingTest, SurvivesExecAndOtherKindsOfCheckpoint) {
   EXPECT_EQ(smaps.find(" uw"), std::string::npos);
   EXPECT_TRUE(child.alive());
 }
+
+INSTANTIATE_TEST_SUITE_P(Of, TrackingTest, testing::Values(UINT64_MAX, 0),
+                         [](const auto& size) { return size.param == 0 ? "large" : "small"; });
 
 }  // namespace
 }  // namespace ckpt

@@ -50,6 +50,7 @@ struct Context {
   Mount& mount;
   std::string dir;     ///< for plain files, on the store's filesystem
   bool quick = false;  ///< smaller sizes, one round
+  bool large = false;  ///< 4 GiB where 1 GiB is the rule, too
   std::vector<Row>& table;
   uint64_t size() const { return quick ? 64 * kMiB : kGiB; }
   int rounds() const { return quick ? 1 : 3; }
@@ -61,6 +62,7 @@ struct Case {
   std::function<void(Context&)> run;
 };
 std::vector<Case> checkpoint_cases();
+std::vector<Case> incremental_cases();
 std::vector<Case> restore_cases();
 std::vector<Case> file_cases();
 std::vector<Case> store_cases();

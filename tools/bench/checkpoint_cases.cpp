@@ -1,13 +1,9 @@
 // Stop time, time to durable, and what is saved on an unchanged process.
 #include <fmt/format.h>
-#include <sys/uio.h>
 
 #include <atomic>
-#include <random>
 #include <thread>
 
-#include "engine/base/error.h"
-#include "engine/image/digest.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/floors.h"
 #include "tools/bench/victim.h"
@@ -89,45 +85,6 @@ void durable(Context& ctx) {
                        fmt::format("{:.2f}", median(again) / median(hash)), "1.5"});
 }
 
-/// Writes to pages of the victim, each a word that no other has.
-void write_pages(const Victim& victim, uint64_t address, uint64_t size, uint64_t count, std::mt19937_64& random) {
-  for (uint64_t i = 0; i < count; ++i) {
-    uint64_t value = random();
-    const iovec from{&value, sizeof value};
-    const iovec to{reinterpret_cast<void*>(address + random() % (size / kPageSize) * kPageSize), sizeof value};
-    if (::process_vm_writev(victim.pid(), &from, 1, &to, 1, 0) != sizeof value) fail_errno("process_vm_writev");
-  }
-}
-
-/// One percent of the pages is written between two checkpoints of a process that is followed.
-void measure_incremental(Context& ctx, uint64_t size) {
-  std::vector<double> full, next, part;
-  std::mt19937_64 random(11);
-  for (int round = 0; round < ctx.rounds(); ++round) {
-    Victim victim(ctx.dir, size, false);
-    const uint64_t none = ctx.mount.stat("unique_pages");
-    full.push_back(seconds([&] { ctx.mount.ctl(fmt::format("{} name=full", victim.pid())); }));
-    const uint64_t all = ctx.mount.stat("unique_pages") - none;
-    ctx.mount.ctl(fmt::format("{} track name=first", victim.pid()));
-    for (int step = 0; step < 3; ++step) {
-      write_pages(victim, victim.board().address, size, size / kPageSize / 100, random);
-      const uint64_t before = ctx.mount.stat("unique_pages");
-      next.push_back(seconds([&] { ctx.mount.ctl(fmt::format("{} name=next{}", victim.pid(), step)); }));
-      part.push_back(static_cast<double>(ctx.mount.stat("unique_pages") - before) / static_cast<double>(all));
-    }
-    for (const char* name : {"full", "first", "next0", "next1", "next2"}) ctx.mount.ctl(fmt::format("delete {}", name));
-    ctx.mount.ctl("gc now");
-  }
-  ctx.table.push_back({fmt::format("1% of {} written since", show_size(size)), show_ms(median(next)),
-                       "the full one " + show_ms(median(full)), fmt::format("{:.3f}", median(next) / median(full)), "0.06"});
-  ctx.table.push_back({"its new pages", fmt::format("{:.2f}%", 100 * median(part)), "of the full one's", "", "1.2%"});
-}
-
-void incremental(Context& ctx) {
-  measure_incremental(ctx, ctx.size());
-  if (!ctx.quick) measure_incremental(ctx, 4 * kGiB);
-}
-
 void small(Context& ctx) {
   Victim victim(ctx.dir, kMiB, false);
   std::vector<double> times;
@@ -142,6 +99,6 @@ void small(Context& ctx) {
 
 }  // namespace
 
-std::vector<Case> checkpoint_cases() { return {{"stop", stops}, {"durable", durable}, {"incremental", incremental}, {"small", small}}; }
+std::vector<Case> checkpoint_cases() { return {{"stop", stops}, {"durable", durable}, {"small", small}}; }
 
 }  // namespace ckpt::bench

@@ -23,6 +23,7 @@ struct Settings {
   std::string dir = "/var/tmp";
   std::string ckptfs;
   bool quick = false;
+  bool large = false;
   std::vector<std::string> only;
 };
 
@@ -69,7 +70,7 @@ void print_table(const std::vector<Row>& table) {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const auto& list : {checkpoint_cases(), restore_cases(), file_cases(), store_cases()}) {
+  for (const auto& list : {checkpoint_cases(), incremental_cases(), restore_cases(), file_cases(), store_cases()}) {
     cases.insert(cases.end(), list.begin(), list.end());
   }
   return cases;
@@ -80,7 +81,7 @@ void measure(const Settings& settings) {
   std::vector<Row> table;
   {
     Mount mount(settings.ckptfs, work.path());
-    Context context{mount, work.path(), settings.quick, table};
+    Context context{mount, work.path(), settings.quick, settings.large, table};
     uint64_t peak = 0;
     for (const Case& c : all_cases()) {
       if (!settings.only.empty() && std::ranges::find(settings.only, c.name) == settings.only.end()) continue;
@@ -106,6 +107,7 @@ int main(int argc, char** argv) {
     std::vector<std::string> names;
     for (const Case& c : all_cases()) names.push_back(c.name);
     app.add_flag("--quick", settings.quick, "Smaller sizes, one round: does it work, not how fast");
+    app.add_flag("--large", settings.large, "4 GiB too, where 1 GiB is the rule");
     app.add_option("--only", settings.only, fmt::format("Of: {}", fmt::join(names, ", ")))
         ->check(CLI::IsMember(names));
     app.add_option("--dir", settings.dir, "Where the store and the plain files are put")
