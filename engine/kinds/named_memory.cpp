@@ -46,13 +46,17 @@ bool only_we_have_it_open(int fd) {
   return true;
 }
 
-/// All of a file over the content of another. Throws Error.
+/// All of a file over the content of another; holes stay holes, or a huge empty file would take all memory. Throws Error.
 void copy_over(int from, int to, const std::string& where) {
   struct stat st {};
-  if (fstat(from, &st) != 0 || ftruncate(to, 0) != 0 || lseek(to, 0, SEEK_SET) != 0) fail_errno("{}", where);
-  off_t at = 0;
-  while (at < st.st_size) {
-    if (sendfile(to, from, &at, static_cast<size_t>(st.st_size - at)) <= 0) fail_errno("{}: copying its content", where);
+  if (fstat(from, &st) != 0 || ftruncate(to, 0) != 0 || ftruncate(to, st.st_size) != 0) fail_errno("{}", where);
+  off_t end = 0;
+  for (off_t at = 0; (at = lseek(from, end, SEEK_DATA)) >= 0;) {
+    end = lseek(from, at, SEEK_HOLE);
+    if (end < 0 || lseek(to, at, SEEK_SET) != at) fail_errno("{}: copying its content", where);
+    while (at < end) {
+      if (sendfile(to, from, &at, static_cast<size_t>(end - at)) <= 0) fail_errno("{}: copying its content", where);
+    }
   }
 }
 
