@@ -1,6 +1,7 @@
 // An image tells which engine took it, and a ckptfs of the other engine resumes it. Runs in the guest (kernel_engine.sh).
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <string>
 
@@ -40,8 +41,15 @@ TEST_P(Engines, AnImageIsResumedByTheOther) {
               std::string::npos);
     const std::string stats = read_file(mount.path("stats"));
     EXPECT_EQ(line_of(stats, "kernel_checkpoints"), by_module ? "kernel_checkpoints 1" : "kernel_checkpoints 0");
-    // With the module the process makes no call for us.
-    EXPECT_EQ(line_of(stats, "injected_calls") == "injected_calls 0", by_module) << line_of(stats, "injected_calls");
+    // With the module the process makes hardly a call for us: its memory policy, registrations of membarrier(2), local
+    // descriptor table and futex table are not told by it.
+    int calls = -1;
+    ASSERT_EQ(sscanf(line_of(stats, "injected_calls").c_str(), "injected_calls %d", &calls), 1);
+    if (by_module) {
+      EXPECT_LE(calls, 8);
+    } else {
+      EXPECT_GT(calls, 8);
+    }
     ASSERT_TRUE(archive(mount, image, copy));
   }
   program.kill_and_reap();
