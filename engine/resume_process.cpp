@@ -155,7 +155,8 @@ void ProcessResume::build(Stub& stub, StubTree& tree) {
 }
 
 void ProcessResume::fill(Stub& stub) const {
-  if (owns_memory()) fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel);
+  if (!owns_memory()) return;
+  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel, shared_.lazy);
 }
 
 void ProcessResume::finish_memory(Stub& stub) const {

@@ -7,6 +7,8 @@
 
 namespace ckpt {
 
+class LazyFill;
+
 /// One file of segments/.
 struct Segment {
   Range range;
@@ -21,14 +23,17 @@ std::vector<Segment> list_segments(const ImageSource& image, const std::string& 
 
 struct FilledMemory {
   uint64_t bytes = 0;
-  const char* method = "";       ///< "userfaultfd" or "write", for stats
+  const char* method = "";       ///< "userfaultfd", "write" or "lazy", for stats
 };
 
 /// Brings the segments into the process of `remote`, whose mappings `vmas` are there at their addresses, fresh, with
 /// their final permissions and MADV_HUGEPAGE, not yet locked. No thread of it may run meanwhile. Uses up to two
 /// threads; no privilege beyond ptrace access. Pages of zeros in anonymous memory are left untouched. Throws Error
 /// (ESRCH, EIO, EINTR after `cancel`, EINVAL as list_segments).
+///
+/// With `lazy` only what cannot wait is brought in: what is not anonymous, or is locked in memory. The rest is left to that, who
+/// must be started before anything runs. Where the kernel does not allow it, or for what is small, all is brought in.
 FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, const std::vector<Vma>& vmas,
-                         Remote& remote, const CancelFlag* cancel = nullptr);
+                         Remote& remote, const CancelFlag* cancel = nullptr, LazyFill* lazy = nullptr);
 
 }  // namespace ckpt
