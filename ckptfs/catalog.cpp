@@ -83,6 +83,7 @@ void Catalog::rename(const std::string& from, const std::string& to, uid_t uid) 
   const auto tree = open(from);
   if (uid != 0 && uid != tree->owner()) fail(EPERM, "images/{}: only its owner may rename it", from);
   store_.rename_image(from, to, tree->id());
+  readers_.forget(from);
   changed();
 }
 
@@ -90,6 +91,7 @@ void Catalog::remove(const std::string& name, uid_t uid) {
   const auto tree = open(name);
   if (uid != 0 && uid != tree->owner()) fail(EPERM, "images/{}: only its owner may delete it", name);
   delete_image(store_, name, tree->id());
+  readers_.forget(name);
   changed();
 }
 
@@ -103,6 +105,7 @@ void Catalog::check_may_take_name(const std::string& name, uid_t uid) {
 }
 
 void Catalog::changed() {
+  readers_.prune();
   const std::lock_guard lock(mutex_);
   ++generation_;
   kept_.clear();

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ckptfs/image_readers.h"
 #include "ckptfs/image_uses.h"
 #include "ckptfs/node.h"
 #include "engine/store/store.h"
@@ -73,6 +74,7 @@ class Catalog {
   /// A checkpoint or an import has given names.
   void changed();
   ImageUses& uses() { return uses_; }
+  ImageReaders& readers() { return readers_; }
   /// The kernel is told that images/NAME stands for another image from now on, or for none. From workers only: it may
   /// wait for calls on images/ that are under way. What comes through the kernel it knows by itself.
   void forget_name(const std::string& name) const {
@@ -88,6 +90,7 @@ class Catalog {
 
   Store& store_;
   ImageUses uses_;
+  ImageReaders readers_{uses_};
   std::function<void(const std::string&)> forget_name_;
   std::mutex mutex_;   ///< guards kept_ and generation_; the store's locks come after it
   std::map<std::string, std::shared_ptr<const ImageTree>> kept_;

@@ -94,6 +94,7 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
     if (command.dry_run) return result;
     // Before the answer: who has taken his own checkpoint may look at it at once.
     catalog_.changed();
+    if (!command.series) catalog_.readers().forget(result.name);
     if (!command.directory) catalog_.forget_name(result.name);
     answer(flags_of(command));
     ++counters_.checkpoints;

@@ -116,13 +116,32 @@ std::string ImageNode::read_link() const {
   return tree_->image().read_link(item.entry->path);
 }
 
-HandlePtr ImageNode::open(const Request&, int flags) {
+// The image's own name may change hands at any checkpoint, of which the kernel is told; the names within never do.
+double ImageNode::entry_timeout() const {
+  if (index_ != 0) return kForever;
+  return context_.catalog.readers().active() ? 0 : 1;
+}
+
+void ImageNode::check_reader(const Request& request) const {
+  if (context_.catalog.readers().opened(request, *tree_, index_)) return;
+  fail(ESTALE, "{}: is not the newest of its series", tree_->image().describe());
+}
+
+void ImageNode::open_directory(const Request& request) {
+  check_reader(request);
+  context_.catalog.uses().touch(tree_->id(), tree_->image().describe());
+}
+
+HandlePtr ImageNode::open(const Request& request, int flags) {
   const ImageTree::Item& item = tree_->item(index_);
   if (item.is_directory()) fail(EISDIR, "{}: a directory", item.name);
   if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) refuse_write();
   if (context_.first_open) context_.first_open();
   ImageUses::Lease lease;
-  if (item.entry->path != kManifestName) lease = context_.catalog.uses().hold(tree_->id(), tree_->image().describe());
+  if (item.entry->path != kManifestName) {
+    check_reader(request);
+    lease = context_.catalog.uses().hold(tree_->id(), tree_->image().describe());
+  }
   return std::make_shared<ImageHandle>(tree_, *item.entry, std::move(lease));
 }
 
@@ -143,7 +162,6 @@ NodePtr ImageNode::lookup(const Request&, const std::string& name) {
 }
 
 std::vector<DirEntry> ImageNode::list(const Request&) {
-  context_.catalog.uses().touch(tree_->id(), tree_->image().describe());
   std::vector<DirEntry> result;
   for (const uint32_t index : tree_->item(index_).children) {
     if (context_.removals.hidden(*tree_, index)) continue;

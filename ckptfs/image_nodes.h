@@ -68,12 +68,12 @@ class ImageNode : public Node {
 
   struct stat stat() const override;
   double attribute_timeout() const override { return kForever; }
-  /// The image's own name may change hands at any checkpoint, of which the kernel is told; the names within never do.
-  double entry_timeout() const override { return index_ == 0 ? 1 : kForever; }
+  double entry_timeout() const override;
   double absence_timeout() const override { return kForever; }
   void set_attributes(const Request&, const struct stat&, const AttributeChanges&) override;
   std::string read_link() const override;
   HandlePtr open(const Request&, int flags) override;
+  void open_directory(const Request&) override;
   NodePtr lookup(const Request&, const std::string& name) override;
   std::vector<DirEntry> list(const Request&) override;
   std::pair<NodePtr, HandlePtr> create(const Request&, const std::string&, mode_t, int) override { refuse_write(); }
@@ -90,6 +90,8 @@ class ImageNode : public Node {
   /// As read_only(). Who would write into an image is not removing it: cp, for one, unlinks a symbolic link before it
   /// makes it anew. What it has hidden shows again.
   [[noreturn]] void refuse_write();
+  /// Error(ESTALE), for which the kernel looks the path up again, where the name stands for a newer image now.
+  void check_reader(const Request&) const;
   uint32_t child(const std::string& name) const;
 
   ImageContext& context_;

@@ -37,10 +37,19 @@ ImageUses::Lease ImageUses::hold(uint64_t image_id, const std::string& image) {
           }};
 }
 
+bool ImageUses::used(uint64_t image_id) const {
+  const auto found = uses_.find(image_id);
+  return found != uses_.end() && found->second.recent(Clock::now());
+}
+
+bool ImageUses::in_use(uint64_t image_id) {
+  const std::lock_guard lock(mutex_);
+  return used(image_id);
+}
+
 ImageUses::Claim ImageUses::claim(uint64_t image_id) {
   const std::lock_guard lock(mutex_);
-  const auto found = uses_.find(image_id);
-  if (found != uses_.end() && found->second.recent(Clock::now())) return {};
+  if (used(image_id)) return {};
   Use& use = uses_[image_id];
   use.claimed = true;
   use.last = Clock::now();

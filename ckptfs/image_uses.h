@@ -17,6 +17,7 @@ namespace ckpt {
 class ImageUses {
  public:
   using Lease = std::shared_ptr<const void>;
+  static constexpr std::chrono::seconds kPatience{10};
 
   /// As long as it lives nobody begins to use the image, and not afterwards either where the image is gone. Must not outlive
   /// its ImageUses.
@@ -44,12 +45,12 @@ class ImageUses {
   /// The same, and in use as long as the lease is held, which must not outlive this object.
   Lease hold(uint64_t image_id, const std::string& image);
 
+  bool in_use(uint64_t image_id);
   /// For who is about to delete an image: none where it is in use.
   Claim claim(uint64_t image_id);
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr std::chrono::seconds kPatience{10};
 
   struct Use {
     uint32_t holders = 0;
@@ -59,6 +60,7 @@ class ImageUses {
     bool recent(Clock::time_point now) const { return holders > 0 || now - last < kPatience; }
   };
   Use& touched(uint64_t image_id, const std::string& image);   // with mutex_ held
+  bool used(uint64_t image_id) const;                          // with mutex_ held
   void release(uint64_t image_id);
 
   std::mutex mutex_;                 ///< innermost

@@ -12,9 +12,10 @@ struct stat ImagesDir::stat() const {
                    2 + context_.catalog.images().size() + staged_count(), started_);
 }
 
-NodePtr ImagesDir::lookup(const Request&, const std::string& name) {
+NodePtr ImagesDir::lookup(const Request& request, const std::string& name) {
   if (const auto staged_image = find_current(name)) return staged_image->root();
-  return std::make_shared<ImageNode>(context_, context_.catalog.open(name), 0);
+  Catalog& catalog = context_.catalog;
+  return std::make_shared<ImageNode>(context_, catalog.readers().look_up(request, name, catalog.open(name)), 0);
 }
 
 std::vector<DirEntry> ImagesDir::list(const Request& request) {

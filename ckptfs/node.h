@@ -111,6 +111,8 @@ class Node : public std::enable_shared_from_this<Node> {
   virtual HandlePtr open(const Request&, int flags);
 
   // Of directories.
+  /// May refuse an opendir(3).
+  virtual void open_directory(const Request&) {}
   /// Null where there is none, and none comes but through the kernel, which may remember that. Error(ENOENT) where one
   /// may come by itself.
   virtual NodePtr lookup(const Request&, const std::string& name);

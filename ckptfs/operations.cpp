@@ -269,7 +269,9 @@ OpenDirectoryPtr& open_directory(const fuse_file_info* fi) { return *reinterpret
 
 void op_opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   checked_call(req, "opendir", [&] {
-    if (!S_ISDIR(node(req, ino)->stat().st_mode)) fail(ENOTDIR, "not a directory");
+    const NodePtr opened = node(req, ino);
+    if (!S_ISDIR(opened->stat().st_mode)) fail(ENOTDIR, "not a directory");
+    opened->open_directory(decode(req));
     fi->fh = reinterpret_cast<uint64_t>(new OpenDirectoryPtr(std::make_shared<OpenDirectory>()));
     if (fuse_reply_open(req, fi) != 0) delete &open_directory(fi);
   });

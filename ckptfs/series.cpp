@@ -10,7 +10,7 @@
 #include <map>
 
 #include "engine/base/error.h"
-#include "engine/base/record.h"
+#include "engine/store/image_name.h"
 
 namespace ckpt {
 
@@ -23,7 +23,8 @@ Series::Series(Catalog& catalog, CommandLog& log, Counters& counters, Hooks hook
       command_(std::move(command)),
       rule_(command_.series.value()),
       caller_(std::move(caller)),
-      key_(key) {
+      key_(key),
+      names_move_on_(catalog_.readers().series_runs()) {
   pid_fd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, command_.pid, 0)));
   if (!pid_fd_) fail_errno("{}: pidfd_open", command_.pid);
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -89,6 +90,7 @@ void Series::run() noexcept {
   } catch (const std::exception&) {
     // No memory for a line of the log.
   }
+  names_move_on_.reset();
   over_ = true;
 }
 
@@ -117,15 +119,12 @@ void Series::note(const CheckpointResult& result) {
 }
 
 std::optional<uint64_t> Series::learn_names() {
-  const std::string prefix = base_name() + '@';
   std::map<uint64_t, std::string> names;
   std::optional<uint64_t> newest;
   for (ImageInfo& info : catalog_.store().images()) {
     if (info.name == base_name()) newest = info.id;
     // With any other name somebody wants to keep it.
-    if (info.name.starts_with(prefix) && parse_count(std::string_view(info.name).substr(prefix.size()))) {
-      names.emplace(info.id, std::move(info.name));
-    }
+    if (parse_earlier_name(info.name, base_name())) names.emplace(info.id, std::move(info.name));
   }
   for (Image& image : images_) {
     if (const auto found = names.find(image.id); found != names.end()) image.name = std::move(found->second);
@@ -180,6 +179,7 @@ CheckpointResult SeriesSet::begin(const CheckpointCommand& command, const Caller
   }
   try {
     CheckpointResult first = hooks_.take(command, caller, cancel);
+    catalog_.readers().forget(first.name);
     const std::lock_guard lock(mutex_);
     const auto it = series_.find(command.pid);
     if (it == series_.end() || it->second != series) {

@@ -79,6 +79,7 @@ class Series {
   const SeriesRule rule_;
   const Caller caller_;
   const LogKey key_;
+  ImageReaders::Lease names_move_on_;   // until the last checkpoint was taken
   UniqueFd pid_fd_;
   UniqueFd wake_;                  // an eventfd, readable when the series is to end
   CancelFlag cancel_{false};

@@ -9,6 +9,7 @@
 #include "engine/base/parallel.h"
 #include "engine/checkpoint_tree.h"
 #include "engine/engine.h"
+#include "engine/naming_process.h"
 
 namespace ckpt {
 namespace {
@@ -31,7 +32,8 @@ CheckpointResult attempt(Store& store, pid_t pid, const Caller& caller, const Ch
   } catch (const Error& e) {
     again = capture.worth_another(e);
     // Whatever file of /proc it was that could not be read any more.
-    if (!again && capture.root_ended()) fail(ESRCH, "{}: the process has ended ({})", pid, e.sentence());
+    const bool told = e.err() == ESRCH && names_process(e);
+    if (!again && !told && capture.root_ended()) fail(ESRCH, "{}: the process has ended ({})", pid, e.sentence());
     throw;
   }
 }
@@ -66,14 +68,13 @@ CheckpointResult checkpoint(Store& store, pid_t pid, const Caller& caller, const
   for (bool again = true; again;) {
     again = false;
     wait_for_other(lessons, options.cancel);
-    try {
-      in_tracer([&] { result = attempt(store, pid, caller, options, lessons, again); });
-    } catch (const Error& e) {
-      if (again) continue;
-      // Of a process, the sentence begins with its pid; of the store, with a file of that.
-      if (!e.sentence().empty() && e.sentence()[0] >= '0' && e.sentence()[0] <= '9') throw;
-      fail(e.err(), "{}: {}", pid, e.sentence());
-    }
+    naming_process(pid, [&] {
+      try {
+        in_tracer([&] { result = attempt(store, pid, caller, options, lessons, again); });
+      } catch (const Error&) {
+        if (!again) throw;
+      }
+    });
   }
   result.total_ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());

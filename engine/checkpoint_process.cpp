@@ -10,6 +10,7 @@
 #include "engine/answer.h"
 #include "engine/base/error.h"
 #include "engine/checkpoint_checks.h"
+#include "engine/kinds/named_memory.h"
 #include "engine/kinds/process_room.h"
 #include "engine/kinds/registers.h"
 #include "engine/memory/capture_memory.h"
@@ -201,6 +202,7 @@ void ProcessCapture::capture(const Relations& relations) {
   capture_rooms(ctx, remotes(), questions);
   if (mappings_are_good) {
     ctx.step([&] { capture_shared_mappings(ctx, memory_.vmas()); });
+    ctx.step([&] { capture_named_memory(ctx, memory_.vmas()); });
     ctx.step([&] { capture_mm(ctx, memory_.vmas(), questions); });
   }
   shared_.check_cancel();

@@ -22,8 +22,8 @@
 namespace ckpt {
 namespace {
 
-/// Attempts that an execve(2) may spoil.
-constexpr int kExecs = 10;
+/// Attempts that an execve(2) or the end of a descendant may spoil.
+constexpr int kSpoilt = 10;
 
 }  // namespace
 
@@ -62,7 +62,11 @@ void TreeCapture::capture_stopped() {
   if (ends && !shared_.options.dry_run && !shared_.options.no_sockets && kernel_has("TCP_REPAIR")) {
     refusals.collect([this] { shared_.quiet_end = std::make_unique<QuietEnd>(order_.front()->context()); });
   }
-  for (ProcessCapture* process : order_) refusals.collect([&] { process->capture(family_.at(process->pid())); });
+  for (ProcessCapture* process : order_) {
+    refusals.collect([&] {
+      naming_process(process->pid(), [&] { process->capture(family_.at(process->pid())); });
+    });
+  }
   for (const auto& [pid, relations] : family_) {
     if (relations.exit_status) capture_zombie(relations);
   }
@@ -72,6 +76,7 @@ void TreeCapture::capture_stopped() {
   for (ProcessCapture* process : order_) {
     with_snapshot(*process, [](ProcessCapture& m) { m.fix_snapshot(); });
   }
+  captured_ = true;
 }
 
 void TreeCapture::capture_ipc() {
@@ -252,7 +257,10 @@ bool TreeCapture::worth_another(const std::exception& error) {
   // A thread that is not the main one has executed a program, and has its id now. Or we had no CPU for so long that a
   // thread, which was asked, went on by itself (RemoteSyscall::wait_chain).
   const auto* known = dynamic_cast<const Error*>(&error);
-  return known != nullptr && (known->err() == ESRCH || known->err() == ETIMEDOUT) && ++lessons_.execs <= kExecs;
+  bool spoilt = known != nullptr && (known->err() == ESRCH || known->err() == ETIMEDOUT);
+  // Or a descendant has ended in the stop, whose files in /proc fail with other errors too.
+  if (!captured_) spoilt |= std::ranges::any_of(members_, [](const auto& member) { return member->ends(); });
+  return spoilt && ++lessons_.spoilt <= kSpoilt;
 }
 
 }  // namespace ckpt

@@ -18,6 +18,7 @@
 #include "engine/base/error.h"
 #include "engine/checkpoint_process.h"
 #include "engine/checkpoint_turn.h"
+#include "engine/naming_process.h"
 
 namespace ckpt {
 
@@ -27,8 +28,8 @@ struct CaptureLessons {
   std::map<pid_t, std::string> without;
   /// Descendants that end, or become other programs, before they are read: read them all in the stop.
   bool read_in_stop = false;
-  /// Attempts that an execve(2) has spoilt.
-  int execs = 0;
+  /// Attempts that an execve(2), or the end of a descendant, has spoilt.
+  int spoilt = 0;
   /// A process to wait for: another checkpoint had it in the stop of the last attempt. 0 for none.
   pid_t busy = 0;
 };
@@ -46,7 +47,7 @@ class TreeCapture {
   CheckpointResult run();
   /// Whether another attempt may succeed where run() has failed with `error`; `lessons` then tells how.
   bool worth_another(const std::exception& error);
-  bool root_ended() const { return members_.front()->ended(); }
+  bool root_ended() const { return members_.front()->ends(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -89,7 +90,7 @@ class TreeCapture {
   template <typename F>
   void with_snapshot(ProcessCapture& member, F&& work) {
     at_work_ = member.pid();
-    work(member);
+    naming_process(at_work_, [&] { work(member); });
     at_work_ = 0;
   }
   /// Runs `work` for each member; one that has ended meanwhile, but the root, is left out from here on.
@@ -98,7 +99,7 @@ class TreeCapture {
     for (size_t i = 0; i < members_.size();) {
       ProcessCapture& member = *members_[i];
       try {
-        work(member);
+        naming_process(member.pid(), [&] { work(member); });
       } catch (const Error&) {
         if (i == 0 || !member.ends()) throw;
         drop(member);
@@ -122,6 +123,7 @@ class TreeCapture {
   std::map<pid_t, Relations> family_;                      // in the stop; zombies too
   std::vector<Relations> seen_;                            // before the stop; without zombies
   std::set<pid_t> ended_;                                  // before the stop: zombies
+  bool captured_ = false;                                  // all that the stop is for
   bool never_rests_ = false;                               // what its looks refused was never the same twice
   std::map<pid_t, Sharing> sharing_;                       // of those who share
   bool born_in_stop_ = false;                              // some of them

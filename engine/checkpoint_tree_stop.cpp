@@ -76,7 +76,7 @@ void TreeCapture::stop_generation(std::vector<Kin>& generation) {
     for (Kin& kin : generation) {
       if (kin.process == nullptr) continue;
       try {
-        work(*kin.process);
+        naming_process(kin.relations.pid, [&] { work(*kin.process); });
       } catch (const Error& e) {
         if (kin.relations.pid == shared_.root || !kin.process->ends()) throw;
         ended(kin);

@@ -10,6 +10,7 @@
 #include "engine/base/error.h"
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/named_file.h"
+#include "engine/kinds/named_memory.h"
 
 namespace ckpt {
 
@@ -56,6 +57,7 @@ class FileKind : public DescriptorKind {
   }
 
   UniqueFd restore(const RestoreContext& ctx, const Record& record) const override {
+    bring_back_named_memory(ctx, record);
     const FoundFile found = find_named(ctx, record);
     if (!S_ISREG(found.st.st_mode)) fail(EINVAL, "{}: is not a regular file", found.name);
     check_unchanged(found, record);

@@ -16,6 +16,7 @@
 #include "engine/kinds/fd_flags.h"
 #include "engine/kinds/memory_content.h"
 #include "engine/kinds/named_file.h"
+#include "engine/kinds/named_memory.h"
 #include "engine/kinds/pipe.h"
 #include "engine/kinds/sysv_shm.h"
 
@@ -51,6 +52,10 @@ void capture_identity(const CaptureContext& ctx, int fd, const std::string& link
     out.add("kind", "shmem");
   } else if (link.starts_with("/secretmem")) {
     fail(EOPNOTSUPP, "{}: secret memory cannot be checkpointed", ctx.pid);
+  } else if (!link.ends_with(kDeleted)) {
+    capture_named(ctx, link, st, out);
+  } else if (const auto name = other_name(ctx, fd, without_suffix(link), st)) {
+    capture_named(ctx, *name, st, out);
   } else {
     out.add("kind", "deleted");
     capture_path(ctx, without_suffix(link), out);
@@ -115,15 +120,6 @@ UniqueFd make_object(const RestoreContext& ctx, const Record& record, uint64_t s
 
 mode_t permissions(const Record& object) { return static_cast<mode_t>(parse_mode(object)) & 07777; }
 
-void set_owner_and_mode(const RestoreContext& ctx, int fd, const Record& object) {
-  if (ctx.caller.privileged()) {
-    const auto uid = static_cast<uid_t>(object.get_u64("uid", UINT32_MAX));
-    const auto gid = static_cast<gid_t>(object.get_u64("gid", UINT32_MAX));
-    if (fchown(fd, uid, gid) != 0) fail_errno("{}: chown to {}:{}", object.where(), uid, gid);
-  }
-  if (fchmod(fd, permissions(object)) != 0) fail_errno("{}: chmod", object.where());
-}
-
 void add_seals(int fd, uint64_t seals, const Record& object) {
   // A seal against later writers would forbid the mappings that are still to be made; finish_memory_object adds it.
   if ((seals & F_SEAL_FUTURE_WRITE) != 0) seals &= ~kLateSeals;
@@ -174,14 +170,18 @@ int restore_memory_object(const RestoreContext& ctx, const std::string& name) {
   const auto made = ctx.objects->find(name);
   if (made != ctx.objects->end()) return made->second.get();
   const Record object = memory_object_record(ctx, name);
+  const std::string content = "objects/" + name + ".data";
   const uint64_t size = object.get_u64("size", INT64_MAX);
+  if (object.get("kind") == "named") {
+    return ctx.objects->emplace(name, restore_named_memory(ctx, object, size, content)).first->second.get();
+  }
   const uint64_t seals = object.get_u64_or("seals", 0) & kAllSeals;
   const bool segment = object.get("kind") == "sysv";  // made with its size, owner and mode
   UniqueFd fd = segment ? restore_segment(ctx, object, size) : make_object(ctx, object, size, seals);
   if (!segment && ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
     fail_errno("{}: setting the size {}", object.where(), size);
   }
-  restore_content(ctx, fd.get(), size, "objects/" + name + ".data");
+  restore_content(ctx, fd.get(), size, content);
   if (!segment) set_owner_and_mode(ctx, fd.get(), object);
   add_seals(fd.get(), seals, object);
   return ctx.objects->emplace(name, std::move(fd)).first->second.get();

@@ -1,10 +1,12 @@
-// Memory that is a file without a name: memfd, shared anonymous memory, System V segments, deleted files. Written once for the whole
-// image, shared by every descriptor and mapping that refers to it. Huge pages and secret memory are refused by name.
+// Memory that is a file: memfd, shared anonymous memory, System V segments, deleted files, POSIX shared memory (named_memory.h). Written
+// once for the whole image, shared by every descriptor and mapping that refers to it. Huge pages and secret memory are refused by name.
 //
 //   objects/memory-MAJOR-MINOR-INODE          (of a System V segment: sysv_shm.h)
-//       kind memfd                 memfd, shmem (shared anonymous memory) or deleted (a file that lost its last name)
+//       kind memfd                 memfd, shmem (shared anonymous memory), deleted (a file that lost its last name) or
+//                                  named (a file of a tmpfs that is mapped)
 //       name x                     of memfd_create
-//       path /tmp/x                deleted: the name it had; it is made again, unnamed, in the same directory
+//       path /tmp/x                deleted: the name it had; it is made again, unnamed, in the same directory; named: its name
+//       mtime_ns 1700000000000     named: the time of modification
 //       size 12345                 bytes
 //       mode 0100644, uid 0, gid 0
 //       seals 0xf                  memfd: F_SEAL_*

@@ -63,12 +63,7 @@ UniqueFd make_queue(const RestoreContext& ctx, const Record& record, const std::
   UniqueFd queue(mq_open(name.c_str(), flags | O_CREAT | O_EXCL, 0600, &attr));
   if (!queue) fail_errno("{}: making the message queue {}", record.where(), name);
   if (ctx.traces != nullptr) ctx.traces->made([name] { mq_unlink(name.c_str()); });
-  if (ctx.caller.privileged()) {
-    const auto uid = static_cast<uid_t>(record.get_u64("uid", UINT32_MAX));
-    const auto gid = static_cast<gid_t>(record.get_u64("gid", UINT32_MAX));
-    if (fchown(queue.get(), uid, gid) != 0) fail_errno("{}: chown", record.where());
-  }
-  if (fchmod(queue.get(), static_cast<mode_t>(parse_mode(record)) & 07777) != 0) fail_errno("{}: chmod", record.where());
+  set_owner_and_mode(ctx, queue.get(), record);
   return queue;
 }
 

@@ -138,6 +138,15 @@ void set_position(int fd, const Record& record) {
   }
 }
 
+void set_owner_and_mode(const RestoreContext& ctx, int fd, const Record& record) {
+  if (ctx.caller.privileged()) {
+    const auto uid = static_cast<uid_t>(record.get_u64("uid", UINT32_MAX));
+    const auto gid = static_cast<gid_t>(record.get_u64("gid", UINT32_MAX));
+    if (fchown(fd, uid, gid) != 0) fail_errno("{}: chown to {}:{}", record.where(), uid, gid);
+  }
+  if (fchmod(fd, static_cast<mode_t>(parse_mode(record)) & 07777) != 0) fail_errno("{}: chmod", record.where());
+}
+
 UniqueFd open_in_root(const RestoreContext& ctx, const Record& record, const std::string& path, int flags,
                       unsigned mode) {
   if (!path.starts_with('/') || path.find('\0') != std::string::npos) {

@@ -50,6 +50,9 @@ void check_rdev(const FoundFile& found, const Record& record);
 /// Sets the position to the field `pos`. Throws Error.
 void set_position(int fd, const Record& record);
 
+/// Gives a new file the `uid` and `gid` of a record, where the caller is privileged, and the permissions of its `mode`. Throws Error.
+void set_owner_and_mode(const RestoreContext& ctx, int fd, const Record& record);
+
 /// The fields `mode` and `dev` of a record, strictly parsed.
 uint32_t parse_mode(const Record& record);
 dev_t record_dev(const Record& record, std::string_view field = "dev");

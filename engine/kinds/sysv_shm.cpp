@@ -26,15 +26,24 @@ constexpr unsigned kPermissions = 0777;
 
 /// Attachments of the checkpoint: each mapping is one (shm_open() in ipc/shm.c).
 uint64_t attachments_inside(const CaptureContext& ctx, ino_t id) {
-  uint64_t count = 0;
-  const auto sharing = find_sharing({ctx.tree->pids.begin(), ctx.tree->pids.end()});
+  std::vector<pid_t> pids;
+  std::map<pid_t, uint64_t> attachments;
   for (const pid_t pid : ctx.tree->pids) {
+    try {
+      for (const Mapping& mapping : parse_mappings(read_file(fmt::format("/proc/{}/maps", pid)))) {
+        if (mapping.inode == id && is_segment(mapping.path)) ++attachments[pid];
+      }
+      pids.push_back(pid);
+    } catch (const Error&) {
+      // A zombie, which the stop did not hold, and which has been waited for meanwhile.
+    }
+  }
+  const auto sharing = find_sharing(pids);
+  uint64_t count = 0;
+  for (const auto& [pid, own] : attachments) {
     // Of memory that several processes share once.
     const auto shares = sharing.find(pid);
-    if (shares != sharing.end() && shares->second.memory != 0) continue;
-    for (const Mapping& mapping : parse_mappings(read_file(fmt::format("/proc/{}/maps", pid)))) {
-      if (mapping.inode == id && is_segment(mapping.path)) ++count;
-    }
+    if (shares == sharing.end() || shares->second.memory == 0) count += own;
   }
   return count;
 }

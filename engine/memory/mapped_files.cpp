@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/base/hex.h"
 #include "engine/kinds/file_handle.h"
+#include "engine/kinds/named_memory.h"
 #include "engine/memory/build_id.h"
 
 namespace ckpt {
@@ -25,23 +26,6 @@ std::string mapping_text(const Vma& vma) { return fmt::format("{}:{} {}", vma.de
 
 uint64_t mtime_ns(const struct stat& st) {
   return static_cast<uint64_t>(st.st_mtim.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(st.st_mtim.tv_nsec);
-}
-
-/// Device numbers ("254:0") of the FUSE filesystems that the process sees.
-std::set<std::string> fuse_devices(const CaptureContext& ctx) {
-  std::set<std::string> devices;
-  const std::string text = read_file(ctx.proc_dir, "mountinfo");
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const std::string_view line(text.data() + at, end - at);
-    at = end + 1;
-    // ID PARENT MAJOR:MINOR ROOT ... - TYPE SOURCE ...
-    const size_t dash = line.find(" - ");
-    if (dash == line.npos || !line.substr(dash + 3).starts_with("fuse")) continue;
-    const auto words = split_words(line.substr(0, dash));
-    if (words.size() > 2) devices.insert(words[2]);
-  }
-  return devices;
 }
 
 /// A file held open since the stop, to be described when the process runs again.
@@ -70,19 +54,6 @@ void describe_file(const CaptureContext& ctx, const Held& held, Record& out) {
   const UniqueFd file(open(link.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file) return;             // may be executed but not read: size and time must do
   if (const std::string id = read_build_id(file.get()); !id.empty()) out.add("build_id", id);
-}
-
-UniqueFd hold_file(const CaptureContext& ctx, const Vma& vma) {
-  // The very inode; needs CAP_CHECKPOINT_RESTORE. Else what has the name now, if it is the same.
-  const std::string link = fmt::format("map_files/{:x}-{:x}", vma.start, vma.end);
-  UniqueFd fd(openat(ctx.proc_dir, link.c_str(), O_PATH | O_CLOEXEC));
-  if (fd) return fd;
-  fd.reset(openat(ctx.proc_dir, ("root" + vma.path).c_str(), O_PATH | O_CLOEXEC));
-  struct stat st = {};
-  if (fd && (fstat(fd.get(), &st) != 0 || st.st_ino != vma.inode)) {
-    fail(ESTALE, "{}: {}: another file has this name now", ctx.pid, vma.name());
-  }
-  return fd;
 }
 
 // ---- restore ----------------------------------------------------------------------------------------------------
@@ -146,6 +117,7 @@ void check_mappable(const FoundFile& found, const std::string& where) {
 }
 
 FoundFile find_mapped(const RestoreContext& ctx, const Record& record, const std::string& where) {
+  bring_back_named_memory(ctx, record);
   if (record.has("mode")) return find_named(ctx, record);
   FoundFile found;               // of a FUSE filesystem: only the path is known
   found.name = where + ": " + record.get("path");
@@ -155,6 +127,35 @@ FoundFile find_mapped(const RestoreContext& ctx, const Record& record, const std
 }
 
 }  // namespace
+
+UniqueFd hold_file(const CaptureContext& ctx, const Vma& vma) {
+  // The very inode; needs CAP_CHECKPOINT_RESTORE. Else what has the name now, if it is the same.
+  const std::string link = fmt::format("map_files/{:x}-{:x}", vma.start, vma.end);
+  UniqueFd fd(openat(ctx.proc_dir, link.c_str(), O_PATH | O_CLOEXEC));
+  if (fd) return fd;
+  fd.reset(openat(ctx.proc_dir, ("root" + vma.path).c_str(), O_PATH | O_CLOEXEC));
+  struct stat st = {};
+  if (fd && (fstat(fd.get(), &st) != 0 || st.st_ino != vma.inode)) {
+    fail(ESTALE, "{}: {}: another file has this name now", ctx.pid, vma.name());
+  }
+  return fd;
+}
+
+std::set<std::string> devices_of(const CaptureContext& ctx, std::string_view type) {
+  std::set<std::string> devices;
+  const std::string text = read_file(ctx.proc_dir, "mountinfo");
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view line(text.data() + at, end - at);
+    at = end + 1;
+    // ID PARENT MAJOR:MINOR ROOT ... - TYPE SOURCE ...
+    const size_t dash = line.find(" - ");
+    if (dash == line.npos || !line.substr(dash + 3).starts_with(type)) continue;
+    const auto words = split_words(line.substr(0, dash));
+    if (words.size() > 2) devices.insert(words[2]);
+  }
+  return devices;
+}
 
 bool maps_named_file(const Vma& vma) {
   return vma.inode != 0 && !vma.special() && !vma.unnamed_file() && !vma.path.starts_with("/anon_hugepage");
@@ -166,7 +167,7 @@ bool needs_write_access(const Vma& vma) {
 }
 
 void capture_mapped_files(const CaptureContext& ctx, const std::vector<Vma>& vmas) {
-  const std::set<std::string> fuse = fuse_devices(ctx);
+  const std::set<std::string> fuse = devices_of(ctx, "fuse");
   auto held = std::make_shared<std::vector<Held>>();
   std::set<Inode> seen;
   for (const Vma& vma : vmas) {

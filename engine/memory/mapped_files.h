@@ -26,6 +26,12 @@ namespace ckpt {
 /// Whether a mapping is one of a file with a name, that `files` tells of.
 bool maps_named_file(const Vma& vma);
 
+/// The very file of a mapping, opened with O_PATH; none where it cannot be opened. Throws Error(ESTALE).
+UniqueFd hold_file(const CaptureContext& ctx, const Vma& vma);
+
+/// Device numbers ("0:27") of the filesystems that the process sees whose type begins so.
+std::set<std::string> devices_of(const CaptureContext& ctx, std::string_view type);
+
 /// Writes `files`. While the process is stopped; what can wait is left to ctx.later. Throws Error.
 void capture_mapped_files(const CaptureContext& ctx, const std::vector<Vma>& vmas);
 

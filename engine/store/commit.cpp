@@ -1,6 +1,7 @@
 // The step in which an image appears.
 #include "engine/base/record.h"
 #include "engine/store/builder.h"
+#include "engine/store/image_name.h"
 
 namespace ckpt {
 
@@ -17,7 +18,7 @@ std::optional<ImageInfo> put_aside(StoreCore& core, const std::string& name, roc
   ImageInfo aside = old->second;
   // Somebody may have given such a name by hand.
   do {
-    aside.name = fmt::format("{}@{}", name, ++k);
+    aside.name = earlier_name(name, ++k);
   } while (core.names.contains(aside.name));
   batch.Put(core.db.meta, counter, std::to_string(k));
   batch.Put(core.db.images, aside.name, encode_info(aside));

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -137,6 +139,46 @@ TEST_F(SeriesOfCheckpoints, leaves_an_image_that_somebody_reads) {
   EXPECT_LE(images().size(), 4u);
   const CommandResult whole = run({CKPT_BIN_DIR "/ckpt", "check", scratch_.path() + "/copy"});
   EXPECT_EQ(whole.status, 0) << whole.output;
+  expect_program_ok();
+}
+
+TEST_F(SeriesOfCheckpoints, shows_one_image_to_who_copies_it) {
+  ASSERT_NO_FATAL_FAILURE(begin("every=10ms keep=2"));
+  const auto next = [this] {
+    const long then = figure("series_" + pid_);
+    EXPECT_TRUE(wait_until([&] { return figure("series_" + pid_) >= then + 3; }));
+  };
+  const std::string image = mount_.path("images/" + pid_);
+  // Images are told apart by their inode numbers.
+  const auto image_of = [](int fd) {
+    struct stat st {};
+    EXPECT_EQ(fstat(fd, &st), 0);
+    close(fd);
+    return st.st_ino >> 24;
+  };
+  const auto open_now = [&](const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    EXPECT_GE(fd, 0) << path << ": " << strerror(errno);
+    return image_of(fd);
+  };
+  const auto first = open_now(image);
+  for (const char* file : {"maps", "threads", "process", "manifest"}) {
+    next();
+    EXPECT_EQ(open_now(image + "/" + file), first) << file;
+    // Others look in between.
+    const CommandResult other = run({"stat", "-c", "%i", image});
+    EXPECT_GT(std::stoul(other.output) >> 24, first) << other.output;
+  }
+  // A second look is a new one.
+  const auto second = open_now(image + "/maps");
+  EXPECT_GT(second, first);
+  EXPECT_EQ(open_now(image), second);
+  next();
+  EXPECT_EQ(open_now(image + "/smaps"), second);
+  // So is any after a command that said when it was done.
+  ASSERT_EQ(mount_.command(pid_).error, 0);
+  EXPECT_GT(open_now(image + "/threads"), second);
+  EXPECT_EQ(mount_.command(pid_ + " every=never").error, 0);
   expect_program_ok();
 }
 

@@ -16,10 +16,10 @@ void generation(Roll& roll, int depth, uint64_t seed) {
   fill(memory.data(), memory.size(), seed);
   pid_t first = 0, second = 0;
   std::atomic<bool> done{false};
+  std::atomic<pid_t> made{0};
   std::thread other;
   if (depth > 0) {
     first = child([&] { generation(roll, depth - 1, seed * 2); });
-    std::atomic<pid_t> made{0};
     other = std::thread([&] {
       made = child([&] { generation(roll, depth - 1, seed * 2 + 1); });
       while (!done) sleep_ns(1'000'000);

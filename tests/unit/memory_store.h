@@ -1,6 +1,8 @@
 // A store in memory, for tests of the capture.
 #pragma once
 
+#include <functional>
+
 #include "engine/store/store.h"
 #include "tests/unit/memory_image.h"
 
@@ -28,7 +30,10 @@ class MemoryStore : public Store {
   class Builder : public ImageBuilder {
    public:
     explicit Builder(MemoryStore& store) : store_(store) {}
-    void put(std::string_view path, std::string_view content) override { image_->put(path, content); }
+    void put(std::string_view path, std::string_view content) override {
+      image_->put(path, content);
+      if (store_.after_put) store_.after_put(path);
+    }
     void put_link(std::string_view path, std::string_view target) override { image_->put_link(path, target); }
     std::shared_ptr<BlockSink> create(std::string_view path, uint64_t size) override {
       return image_->create(path, size);
@@ -83,6 +88,8 @@ class MemoryStore : public Store {
 
   std::map<std::string, std::shared_ptr<Stored>> stored;
   bool fail_commits = false;
+  /// Called after each file of a capture, in its thread.
+  std::function<void(std::string_view path)> after_put;
 };
 
 }  // namespace ckpt

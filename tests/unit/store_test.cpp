@@ -1,3 +1,4 @@
+#include "engine/store/image_name.h"
 #include "engine/store/store.h"
 
 #include <rocksdb/db.h>
@@ -129,6 +130,11 @@ TEST_F(StoreTest, NamesThatCannotBe) {
   }
   EXPECT_FALSE(valid_image_name(std::string(201, 'x')));
   EXPECT_TRUE(valid_image_name("1234@7"));
+  EXPECT_EQ(parse_earlier_name("1234@7", "1234"), 7u);
+  EXPECT_EQ(parse_earlier_name(earlier_name("a@b", 12), "a@b"), 12u);
+  for (const char* name : {"1234", "1234@", "1234@0x7", "1234@07", "1234@7 ", "1234@7x", "1234@+7", "12345@7", "123@7"}) {
+    EXPECT_EQ(parse_earlier_name(name, "1234"), std::nullopt) << name;
+  }
 }
 
 TEST_F(StoreTest, RefusesASecondOpenAndANewerStore) {

@@ -56,6 +56,67 @@ TEST_F(TreeTest, StoppedItStaysStopped) {
   EXPECT_TRUE(all_go_on());
 }
 
+// Who ends in the middle of his capture has no memory, no descriptors, and some files of /proc less.
+TEST_F(TreeTest, EveryErrorOfOneThatEndsNamesAProcess) {
+  const auto begin = [this] {
+    report_->ready = 0;
+    root_ = ::fork();
+    if (root_ == 0) {
+      leave_the_test();
+      const pid_t child = ::fork();
+      beat(*report_, child == 0 ? 2 : 1);
+    }
+    ASSERT_TRUE(eventually([&] { return report_->ready == 2; }));
+  };
+  const auto end = [this] {
+    for (size_t i : {1, 2}) ::kill(report_->pids[i], SIGKILL);
+    reap_all();
+    store_.stored.clear();  // or the next one would have it in its memory
+  };
+  // The files that are written of a process, by their names within its directory.
+  const auto name_of = [this](std::string_view path, size_t index) {
+    const std::string pid = std::to_string(report_->pids[index]);
+    const std::string prefix = index == 1 ? "" : "children/" + pid + "/";
+    if (!path.starts_with(prefix) || (index == 1 && path.starts_with("children/"))) return std::string();
+    std::string name(path.substr(prefix.size()));
+    if (const size_t at = name.find(pid); at != std::string::npos) name.replace(at, pid.size(), "PID");
+    return name;
+  };
+  for (const size_t victim : {1, 2}) {
+    std::set<std::string> names;
+    begin();
+    store_.after_put = [&](std::string_view path) { names.insert(name_of(path, victim)); };
+    save();
+    end();
+    names.erase("");
+    EXPECT_GT(names.size(), 10u);
+    // Every other one, that all take less than a few seconds.
+    bool skip = victim == 1;
+    for (const std::string& name : names) {
+      if ((skip = !skip)) continue;
+      begin();
+      const pid_t pid = report_->pids[victim];
+      store_.after_put = [&](std::string_view path) {
+        if (name_of(path, victim) != name) return;
+        ::kill(pid, SIGKILL);
+        EXPECT_TRUE(eventually([&] { return is_ending(pid); }));
+      };
+      try {
+        save();
+      } catch (const Error& e) {
+        EXPECT_TRUE(e.sentence().starts_with(fmt::format("{}: ", pid))) << name << ": " << e.sentence();
+        // Without a descendant it goes on.
+        EXPECT_EQ(victim, 1u) << name << ": " << e.sentence();
+        EXPECT_EQ(e.err(), ESRCH) << name << ": " << e.sentence();
+      }
+      const uint64_t before = report_->beats[3 - victim];
+      EXPECT_TRUE(eventually([&] { return report_->beats[3 - victim] > before + 10; })) << name;
+      EXPECT_EQ(read_status(report_->pids[3 - victim]).tracer, 0) << name;
+      end();
+    }
+  }
+}
+
 TEST_F(TreeTest, ADescendantOfAnotherUserIsNamed) {
   constexpr uid_t kNobody = 65534;
   root_ = ::fork();

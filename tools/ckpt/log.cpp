@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/base/error.h"
-#include "engine/base/record.h"
+#include "engine/store/image_name.h"
 #include "tools/ckpt/commands.h"
 #include "tools/ckpt/rows.h"
 
@@ -14,8 +14,7 @@ namespace {
 
 /// NAME itself, and NAME@K that had it before.
 bool belongs_to(const std::string& image, const std::string& name) {
-  if (image == name) return true;
-  return image.starts_with(name + '@') && parse_u64(std::string_view(image).substr(name.size() + 1)).has_value();
+  return image == name || parse_earlier_name(image, name).has_value();
 }
 
 void print_json(const std::vector<Row>& rows) {
