@@ -6,6 +6,7 @@
 #include "ckptfs/pid_namespace.h"
 #include "ckptfs/replacement.h"
 #include "engine/engine.h"
+#include "engine/make_room.h"
 #include "libckpt/ckpt.h"
 
 namespace ckpt {
