@@ -13,6 +13,8 @@
 
 namespace ckpt {
 
+class LazyFill;
+
 /// One replacement. Not thread-safe.
 ///
 /// Whatever can be known of the image without its pids is known, and good, before the running processes are touched. Then
