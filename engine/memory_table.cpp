@@ -27,7 +27,7 @@ bool same_mapping(const Vma& a, const Vma& b) {
 }  // namespace
 
 std::vector<Vma> MemoryTable::read_smaps() const {
-  return parse_maps(read_file(proc_dir_, "smaps", 1 << 30), fmt::format("/proc/{}/smaps", pid_));
+  return parse_live_maps(read_file(proc_dir_, "smaps", 1 << 30), fmt::format("/proc/{}/smaps", pid_));
 }
 
 void MemoryTable::read(bool followed) {

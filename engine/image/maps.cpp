@@ -106,6 +106,49 @@ void check_placement(const Vma& vma, const std::vector<Vma>& before, const std::
   }
 }
 
+/// The kernel gives the table a page at a time and goes on behind the last mapping (m_start() in fs/proc/task_mmu.c), which may have
+/// become part of a larger one: what comes later is newer.
+void make_way(const Vma& vma, std::vector<Vma>& before) {
+  while (!before.empty() && before.back().start >= vma.start) before.pop_back();
+  if (!before.empty()) before.back().end = std::min(before.back().end, vma.start);
+}
+
+std::vector<Vma> parse(std::string_view text, const std::string& where, bool live) {
+  std::vector<Vma> vmas;
+  while (!text.empty()) {
+    const size_t newline = text.find('\n');
+    const std::string_view line = text.substr(0, newline);
+    text.remove_prefix(newline == std::string_view::npos ? text.size() : newline + 1);
+    if (line.empty()) continue;
+    if (is_smaps_field(line)) {
+      if (vmas.empty()) fail(EINVAL, "{}: a field stands before the first mapping", where);
+      if (constexpr std::string_view key = "ProtectionKey:"; line.starts_with(key)) {
+        const std::string number(line.substr(std::min(line.find_first_not_of(' ', key.size()), line.size())));
+        const auto value = parse_u64(number);
+        if (!value || *value > kMaxProtectionKey) fail(EINVAL, "{}: '{}' is no protection key", where, escape(number));
+        vmas.back().protection_key = static_cast<uint32_t>(*value);
+        continue;
+      }
+      constexpr std::string_view flags = "VmFlags:";
+      if (!line.starts_with(flags)) continue;
+      std::string_view words = line.substr(flags.size());
+      while (words.starts_with(' ')) words.remove_prefix(1);
+      while (words.ends_with(' ')) words.remove_suffix(1);
+      vmas.back().vm_flags = words;
+      continue;
+    }
+    Vma vma;
+    if (!parse_header(line, vma)) {
+      fail(EINVAL, "{}: malformed line \"{}\"", where, line.substr(0, 120));
+    }
+    if (live) make_way(vma, vmas);
+    check_placement(vma, vmas, where);
+    if (vmas.size() == kMaxVmas) fail(EINVAL, "{}: more than {} mappings", where, kMaxVmas);
+    vmas.push_back(std::move(vma));
+  }
+  return vmas;
+}
+
 }  // namespace
 
 bool Vma::has_flag(std::string_view two_letters) const {
@@ -146,40 +189,9 @@ std::string Vma::name() const {
   return fmt::format("mapping {:08x}-{:08x}{}", start, end, path.empty() ? "" : " (" + path + ")");
 }
 
-std::vector<Vma> parse_maps(std::string_view text, const std::string& where) {
-  std::vector<Vma> vmas;
-  while (!text.empty()) {
-    const size_t newline = text.find('\n');
-    const std::string_view line = text.substr(0, newline);
-    text.remove_prefix(newline == std::string_view::npos ? text.size() : newline + 1);
-    if (line.empty()) continue;
-    if (is_smaps_field(line)) {
-      if (vmas.empty()) fail(EINVAL, "{}: a field stands before the first mapping", where);
-      if (constexpr std::string_view key = "ProtectionKey:"; line.starts_with(key)) {
-        const std::string number(line.substr(std::min(line.find_first_not_of(' ', key.size()), line.size())));
-        const auto value = parse_u64(number);
-        if (!value || *value > kMaxProtectionKey) fail(EINVAL, "{}: '{}' is no protection key", where, escape(number));
-        vmas.back().protection_key = static_cast<uint32_t>(*value);
-        continue;
-      }
-      constexpr std::string_view flags = "VmFlags:";
-      if (!line.starts_with(flags)) continue;
-      std::string_view words = line.substr(flags.size());
-      while (words.starts_with(' ')) words.remove_prefix(1);
-      while (words.ends_with(' ')) words.remove_suffix(1);
-      vmas.back().vm_flags = words;
-      continue;
-    }
-    Vma vma;
-    if (!parse_header(line, vma)) {
-      fail(EINVAL, "{}: malformed line \"{}\"", where, line.substr(0, 120));
-    }
-    check_placement(vma, vmas, where);
-    if (vmas.size() == kMaxVmas) fail(EINVAL, "{}: more than {} mappings", where, kMaxVmas);
-    vmas.push_back(std::move(vma));
-  }
-  return vmas;
-}
+std::vector<Vma> parse_maps(std::string_view text, const std::string& where) { return parse(text, where, false); }
+
+std::vector<Vma> parse_live_maps(std::string_view text, const std::string& where) { return parse(text, where, true); }
 
 std::string range_name(Range range) { return fmt::format("{:08x}-{:08x}", range.start, range.end); }
 

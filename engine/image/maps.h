@@ -43,6 +43,10 @@ struct Vma {
 /// Error(EINVAL) with `where` on anything else (hostile in an image).
 std::vector<Vma> parse_maps(std::string_view text, const std::string& where);
 
+/// The same of a process that ran while the file was read: where mappings overlap since they changed meanwhile, the earlier
+/// one is cut, or goes.
+std::vector<Vma> parse_live_maps(std::string_view text, const std::string& where);
+
 /// A run of memory to save, page-aligned.
 struct Range {
   uint64_t start = 0, end = 0;

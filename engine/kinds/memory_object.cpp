@@ -53,9 +53,9 @@ void capture_identity(const CaptureContext& ctx, int fd, const std::string& link
   } else if (link.starts_with("/secretmem")) {
     fail(EOPNOTSUPP, "{}: secret memory cannot be checkpointed", ctx.pid);
   } else if (!link.ends_with(kDeleted)) {
-    capture_named(ctx, link, st, out);
+    capture_named(ctx, fd, link, st, out);
   } else if (const auto name = other_name(ctx, fd, without_suffix(link), st)) {
-    capture_named(ctx, *name, st, out);
+    capture_named(ctx, fd, *name, st, out);
   } else {
     out.add("kind", "deleted");
     capture_path(ctx, without_suffix(link), out);

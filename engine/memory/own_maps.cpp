@@ -6,15 +6,8 @@
 namespace ckpt {
 
 std::vector<Vma> read_own_maps(const std::string& path) {
-  constexpr int kTries = 100;
   constexpr size_t kMaxText = 1 << 30;
-  for (int tries = 1;; ++tries) {
-    try {
-      return parse_maps(read_file(path, kMaxText), path);
-    } catch (const Error& e) {
-      if (e.err() != EINVAL || tries == kTries) throw;
-    }
-  }
+  return parse_live_maps(read_file(path, kMaxText), path);
 }
 
 }  // namespace ckpt

@@ -8,8 +8,7 @@
 
 namespace ckpt {
 
-/// Of "/proc/self/maps" or "/proc/self/smaps". The kernel hands the text out in pieces and holds nothing still between them:
-/// where these do not go together it is read again. Throws Error. Thread-safe.
+/// Of "/proc/self/maps" or "/proc/self/smaps", as parse_live_maps(). Throws Error. Thread-safe.
 std::vector<Vma> read_own_maps(const std::string& path);
 
 }  // namespace ckpt

@@ -208,7 +208,7 @@ void MemoryTracking::begin(std::shared_ptr<const ImageSource> image, const std::
     base_ = ImageSegments(std::move(image), prefix);
     if (base_.bytes() < least_bytes) return give_up();
     const auto where = fmt::format("/proc/{}/maps", pid());
-    const std::vector<Vma> vmas = parse_maps(read_file(where, 1 << 30), where);
+    const std::vector<Vma> vmas = parse_live_maps(read_file(where, 1 << 30), where);
     if (vmas.size() > kMostMappings) return give_up();
     protect_all(vmas, cancel);
     stop_once();

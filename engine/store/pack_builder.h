@@ -6,13 +6,12 @@
 // builder alone: nobody else may refer to what is not durable.
 #pragma once
 
-#include <rocksdb/sst_file_writer.h>
-
 #include <future>
 #include <list>
-#include <optional>
 #include <thread>
 
+#include "engine/store/block_pages.h"
+#include "engine/store/pack_file.h"
 #include "engine/store/store_core.h"
 #include "engine/store/stored_image.h"
 
@@ -49,18 +48,7 @@ class PackBuilder {
     std::shared_ptr<PackRow> row;       // room for all digests from the start
     std::shared_ptr<const std::string> pages;   // a small pack that is full
   };
-  struct Finished {                     // a pack with its row
-    uint64_t pack;
-    PackRow row;
-  };
-  struct File {                         // a table file that is being written
-    File();                             // clang 14 cannot use an implicit one inside of PackBuilder
-    std::string path;
-    std::unique_ptr<rocksdb::SstFileWriter> writer;
-    uint64_t first = 0, next = 0;
-    uint64_t bytes = 0;
-    std::vector<Finished> packs;
-  };
+  using Files = std::vector<std::unique_ptr<PackFile>>;
   struct Writer {
     std::mutex mutex;
     std::thread::id owner;              // who used it last: neighbours in memory stay neighbours
@@ -69,31 +57,27 @@ class PackBuilder {
     uint16_t count = 0;
     std::shared_ptr<PackRow> row;
     std::string pages;
-    std::optional<File> file;
+    std::unique_ptr<PackFile> file;
   };
-  struct Pages;                         // those of one store()
 
-  Block store(Pages& pages);
-  void refer_to(Pages& pages, std::span<std::byte> data, const RocksImage& base, const SamePages& same);
-  void find_known(Pages& pages);
-  void find_pending(Pages& pages);
-  void write_new(Pages& pages);
+  Block store(BlockPages& pages);
+  void refer_to(BlockPages& pages, std::span<std::byte> data, const RocksImage& base, const SamePages& same);
+  void find_known(BlockPages& pages);
+  void find_pending(BlockPages& pages);
+  void write_new(BlockPages& pages);
 
   std::pair<Writer*, std::unique_lock<std::mutex>> take_writer();
   void open_pack(Writer& w);
   PageRef append(Writer& w, std::span<const std::byte> page, const Digest& digest);
   PageRef put_whole_block(Writer& w, std::span<const std::byte> data, std::span<const Digest> digests);
   void close_pack(Writer& w);
-  void close_pack_with(Writer& w, std::string pages);
   void add_to_file(Writer& w, uint64_t pack, std::span<const std::byte> pages, PackRow row);
-  bool file_is_full(const Writer& w) const;
-  void take_file(Writer& w, std::vector<File>& taken);
+  void take_file(Writer& w, Files& taken);
   void hand_over_file(Writer& w);
   void wait_for_handed_over();
-  void ingest(std::vector<File> files);
-  void ingest_finished(const std::vector<File>& files);
-  void note_pending(const std::vector<File>& files);
-  void forget_pending(const Finished& pack);
+  void ingest(Files files);
+  void note_pending(const Files& files);
+  void forget_pending(const PackFile::Pack& pack);
   std::shared_ptr<const std::string> pending_pages(uint64_t pack);
 
   template <typename F>
@@ -115,5 +99,19 @@ class PackBuilder {
   std::mutex note_mutex_;
   bool committed_ = false;
 };
+
+template <typename F>
+auto PackBuilder::guarded(F&& work) {
+  if (broken_ != 0) fail(broken_, "the image lost pages when an earlier write failed");
+  try {
+    return work();
+  } catch (const Error& e) {
+    broken_ = e.err();
+    throw;
+  } catch (...) {
+    broken_ = EIO;
+    throw;
+  }
+}
 
 }  // namespace ckpt

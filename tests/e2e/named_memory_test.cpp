@@ -65,13 +65,33 @@ TEST_F(NamedMemory, is_as_before_where_the_resume_fails) {
   EXPECT_EQ(read_file(file("changed")), "other");
 }
 
+TEST_F(NamedMemory, is_not_put_into_another_users_file) {
+  ASSERT_EQ(chown(file("changed").c_str(), 12345, 12345), 0);
+  write_file(file("changed"), "other");
+  const Outcome outcome = mount_.command("restore " + name_);
+  EXPECT_EQ(outcome.error, ESTALE) << outcome.sentence;
+  EXPECT_NE(outcome.sentence.find("another user's now (12345)"), std::string::npos) << outcome.sentence;
+  EXPECT_EQ(read_file(file("changed")), "other");
+}
+
+TEST_F(NamedMemory, is_found_under_another_name) {
+  fs::rename(file("changed"), file("changed") + "-renamed");
+  const Outcome outcome = mount_.command("restore " + name_);
+  ASSERT_EQ(outcome.error, 0) << outcome.sentence;
+  program_->resumed();
+  EXPECT_FALSE(exists(file("changed")));
+  fs::rename(file("changed") + "-renamed", file("changed"));
+  program_->go();
+  EXPECT_EQ(program_->wait_result(), "ok");
+}
+
 TEST_F(NamedMemory, becomes_no_other_file) {
   const std::string target = scratch_.path() + "/target";
   write_file(target, "precious");
   fs::remove(file("changed"));
   fs::create_symlink(target, file("changed"));
   const Outcome outcome = mount_.command("restore " + name_);
-  EXPECT_EQ(outcome.error, ELOOP) << outcome.sentence;
+  EXPECT_EQ(outcome.error, ESTALE) << outcome.sentence;
   EXPECT_NE(outcome.sentence.find(file("changed")), std::string::npos) << outcome.sentence;
   EXPECT_EQ(read_file(target), "precious");
 }

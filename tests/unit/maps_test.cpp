@@ -118,6 +118,23 @@ TEST(Maps, RefusesWhatNoKernelWrites) {
   }
 }
 
+TEST(Maps, OfALiveProcessTheLaterLineCounts) {
+  const auto vmas = parse_live_maps(
+      "00400000-00402000 rw-p 00000000 00:00 0 \nVmFlags: rd wr\n"
+      "00402000-00405000 rw-p 00000000 00:00 0 \nVmFlags: rd wr hg\n"
+      "00401000-00408000 r--p 00000000 00:00 0 \nVmFlags: rd\n"
+      "00409000-0040a000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr\n",
+      "/proc/1/smaps");
+  ASSERT_EQ(vmas.size(), 3u);
+  EXPECT_EQ(vmas[0].start, 0x400000u);
+  EXPECT_EQ(vmas[0].end, 0x401000u);
+  EXPECT_EQ(vmas[1].start, 0x401000u);
+  EXPECT_EQ(vmas[1].end, 0x408000u);
+  EXPECT_EQ(vmas[1].vm_flags, "rd");
+  EXPECT_EQ(vmas[2].vm_flags, "rd wr mr");
+  EXPECT_THROW(parse_live_maps("00400000-00400000 rw-p 00000000 00:00 0 \n", "/proc/1/smaps"), Error);
+}
+
 TEST(RangeName, IsSpelledOneWayOnly) {
   EXPECT_EQ(range_name({0x1000, 0x3000}), "00001000-00003000");
   EXPECT_EQ(range_name({0x7f0000000000, 0x7f0000001000}), "7f0000000000-7f0000001000");
