@@ -199,12 +199,13 @@ void LazyFill::drop_done() {
 }
 
 void LazyFill::lose(const char* why) noexcept {
-  for (const UniqueFd& fd : pid_fds_) ::syscall(SYS_pidfd_send_signal, fd.get(), SIGKILL, nullptr, 0);
+  bool any = false;   // else the resume has failed, and ended them
+  for (const UniqueFd& fd : pid_fds_) any |= ::syscall(SYS_pidfd_send_signal, fd.get(), SIGKILL, nullptr, 0) == 0;
   for (const UniqueFd& fd : pid_fds_) {
     pollfd process = {fd.get(), POLLIN, 0};
     ::poll(&process, 1, -1);
   }
-  ::syslog(LOG_DAEMON | LOG_ERR, "a resumed process is ended, since its memory cannot be brought in: %s", why);
+  if (any) ::syslog(LOG_DAEMON | LOG_ERR, "a resumed process is ended, since its memory cannot be brought in: %s", why);
 }
 
 // ---- LazySet ----
