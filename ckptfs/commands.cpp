@@ -72,6 +72,7 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
   options.memory = !command.cpu;
   options.engine = engine_;
   options.tracking = &tracking_;
+  options.full = command.full;
   options.track = !command.dry_run && (command.track || (command.series && !command.full));
   if (command.directory) options.deliver = [&](const ImageSource& image) { command.directory->write(image); };
   options.cancel = cancel;
@@ -86,10 +87,6 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
   try {
     // What is half filled has no image of its own yet.
     lazy_.complete(cancel);
-    if (command.full) {
-      check_may_checkpoint(caller, command.pid);
-      tracking_.forget(command.pid);
-    }
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     if (command.dry_run) return result;
@@ -126,7 +123,7 @@ std::string Commands::run(const CheckpointCommand& command, const Caller& caller
 }
 
 std::string Commands::run(const EndSeriesCommand& command, const Caller& caller, const CancelFlag*) {
-  if (tracking_.follows(command.pid) && !series_.has(command.pid)) {
+  if (tracking_.follows_for(command.pid) && !series_.has(command.pid)) {
     check_may_checkpoint(caller, command.pid);
     tracking_.forget(command.pid);
     return fmt::format("{}: its writes are not followed any more", command.pid);

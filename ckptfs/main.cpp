@@ -1,5 +1,7 @@
 // ckptfs: mounts the store, and serves it until it is unmounted.
 
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -28,8 +30,17 @@ void make_store_directory(const std::string& dir) {
   }
 }
 
+/// A process whose writes are followed takes some descriptors for as long as it lives, one that is captured many more for a moment.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int run(fuse_args& args, const ckpt::Options& options, ckpt::Background& background) {
   const ckpt::BlockedSignals blocked;
+  raise_descriptor_limit();
   make_store_directory(options.store);
   const auto store = ckpt::open_rocksdb_store(options.store);
   ckpt::Filesystem filesystem(*store, options.store, ckpt::elf_core_of);

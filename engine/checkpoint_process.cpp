@@ -78,6 +78,7 @@ void ProcessCapture::look() {
     can_be_stopped_ &= refusals.collect([this] { refuse_vfork(pid_, proc_dir_.get(), shared_.options.cancel); });
   }
   if (shared_.options.tracking != nullptr && shared_.options.engine != EngineChoice::kernel) {
+    if (shared_.options.full && !shared_.options.dry_run) shared_.options.tracking->forget_process(pid_);
     tracking_ = shared_.options.tracking->find(pid_, shared_.root, shared_.options.track);
   }
   memory_.read(tracking_ && tracking_->attached());

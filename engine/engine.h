@@ -66,6 +66,8 @@ struct CheckpointOptions {
   TrackingSet* tracking = nullptr;
   /// With `tracking`: follow the processes from this checkpoint on, where that can be and is worth it.
   bool track = false;
+  /// With `tracking`: read them in full, and follow them no longer.
+  bool full = false;
   /// Name of the only snapshot strategy to take (memory/snapshot.h), for tests and measurements; empty for the best.
   std::string snapshot;
 };

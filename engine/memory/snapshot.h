@@ -67,7 +67,7 @@ class Snapshot {
   /// While stopped, the first time: the few calls that must be made inside the process.
   virtual void prepare(const std::vector<Vma>&, Remote&) {}
   /// While the process runs again (traced): the long preparation that makes the stop short.
-  /// Always called, with a prepare stop before it or not.
+  /// Called after the prepare stop, or without one where writes are followed (base()).
   virtual void arm(const std::vector<Vma>&) {}
 
   /// While stopped, before fix(): addresses of words that the kernel writes for a thread that ends, and gives up where a

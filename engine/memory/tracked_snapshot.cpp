@@ -86,6 +86,9 @@ void TrackedSnapshot::or_lost(F&& work) {
   } catch (const Error& error) {
     tracking_.end();
     throw SnapshotLost(EAGAIN, error.sentence());
+  } catch (...) {
+    tracking_.end();   // what was protected may not have been written down
+    throw;
   }
 }
 

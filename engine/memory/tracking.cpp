@@ -118,7 +118,7 @@ int MemoryTracking::add(Range mapping) const {
 bool MemoryTracking::adopt(Range mapping) {
   changed_.add(mapping);
   if (add(mapping) != 0) return false;
-  adopted_.push_back(mapping);
+  adopted_.add(mapping);
   // Before Linux 6.13 memory that was moved keeps protections of which nobody knows any more, and which no fault takes away.
   in_slices(mapping, [this](Range slice) { protector_->unprotect(slice); });
   return true;
@@ -222,6 +222,9 @@ void MemoryTracking::begin(std::shared_ptr<const ImageSource> image, const std::
   } catch (const Error& error) {
     end();
     if (error.err() == EINTR) throw;
+  } catch (...) {
+    end();
+    throw;
   }
 }
 
@@ -241,8 +244,11 @@ void MemoryTracking::end() noexcept {
   base_ = {};
   changed_.clear();
   if (!protector_) return;
-  for (const Range& range : adopted_) {
-    in_slices(range, [this](Range slice) { protector_->remove(slice); });
+  for (const Range& range : adopted_.all()) {
+    in_slices(range, [this](Range slice) {
+      // Before Linux 6.16 the kernel would take away another's registration as well (userfaultfd_unregister() in fs/userfaultfd.c).
+      if (protector_->add(slice) == 0) protector_->remove(slice);
+    });
   }
   adopted_.clear();
   protector_.reset();

@@ -15,7 +15,7 @@
 // Protection is given in a stop of all threads, or with one after it, before anything is compared: a device that writes into
 // pages which a read(2) under way has given it (O_DIRECT) takes no fault for it, but a thread that stands still has no read
 // under way, and what a later one wants to write to it unprotects first.
-// Not so with a process outside that is not stopped, and has just then pinned pages that it writes to
+// Not so with another process, which does not stand still where protection is given before the instant, and has just then pinned pages that it writes to
 // (process_vm_rw_single_vec() in mm/process_vm_access.c; access_remote_vm() for /proc/PID/mem): what it writes to a page that
 // was protected meanwhile leaves no trace, on Linux 6.18 either. ckpt-ctl(5) tells the user.
 // Only private anonymous memory is followed; file mappings, shared memory, and mappings that the process has registered with
@@ -115,7 +115,7 @@ class MemoryTracking {
   UniqueFd pid_fd_;
   UniqueFd pagemap_;
   std::optional<WriteProtector> protector_;
-  std::vector<Range> adopted_;
+  RangeSet adopted_;          // some may be of others by now
   ImageSegments base_;
   RangeSet changed_;
   unsigned pause_ = 0;        // for how many checkpoints the last give_up() was

@@ -20,9 +20,12 @@ class TrackingSet {
   /// Of a process that is followed, or is to be: with `make`, of the checkpoints of `root`, an ancestor or itself. Null where
   /// it is not, and where the kernel cannot.
   std::shared_ptr<MemoryTracking> find(pid_t pid, pid_t root, bool make);
-  bool follows(pid_t pid) { return find(pid, pid, false) != nullptr; }
+  /// Whether any are followed for the checkpoints of `root`.
+  bool follows_for(pid_t root);
   /// All that were followed for the checkpoints of `root`.
   void forget(pid_t root) noexcept;
+  /// This process, whoever it is followed for.
+  void forget_process(pid_t pid) noexcept;
   uint64_t least_bytes() const { return least_bytes_; }
   /// Of those that live.
   size_t size();

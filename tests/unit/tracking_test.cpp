@@ -262,6 +262,17 @@ TEST_P(TrackingTest, SurvivesExecAndOtherKindsOfCheckpoint) {
   EXPECT_FALSE(checkpoint(*store_, child.pid(), Caller::self(), cpu).incremental);
   EXPECT_TRUE(take(child.pid()).incremental);
   EXPECT_NO_THROW(verify_image(*store_->open_image(std::to_string(child.pid()))));
+  // A full one ends it, whoever it is followed for.
+  EXPECT_TRUE(tracking_.follows_for(child.pid()));
+  EXPECT_FALSE(tracking_.follows_for(getpid()));
+  CheckpointOptions full;
+  full.tracking = &tracking_;
+  full.full = true;
+  full.name = "full";
+  EXPECT_FALSE(checkpoint(*store_, child.pid(), Caller::self(), full).incremental);
+  EXPECT_FALSE(tracking_.follows_for(child.pid()));
+  take(child.pid());
+  EXPECT_TRUE(take(child.pid()).incremental);
   // The end takes every trace with it.
   tracking_.forget(child.pid());
   const std::string smaps = read_file(fmt::format("/proc/{}/smaps", child.pid()), 1 << 30);
