@@ -142,6 +142,7 @@ RestoreCommand parse_restore(const std::vector<std::string>& words) {
     bool* const option = words[i] == "stopped"   ? &command.stopped
                          : words[i] == "pidns"   ? &command.pidns
                          : words[i] == "replace" ? &command.replace
+                         : words[i] == "lazy"    ? &command.lazy
                                                  : nullptr;
     if (option == nullptr) fail(EINVAL, "restore {}: unknown option '{}'", command.name, shown(words[i]));
     *option = true;
@@ -149,6 +150,7 @@ RestoreCommand parse_restore(const std::vector<std::string>& words) {
   if (command.pidns && command.replace) {
     fail(EINVAL, "restore {}: replace goes without pidns, where no pid is in use", command.name);
   }
+  if (command.pidns && command.lazy) fail(EINVAL, "restore {}: lazy goes without pidns", command.name);
   return command;
 }
 

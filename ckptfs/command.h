@@ -59,6 +59,7 @@ struct RestoreCommand {
   bool stopped = false;
   bool pidns = false;     ///< in a pid namespace of its own
   bool replace = false;   ///< whoever has its pids is stored and ended; not with pidns
+  bool lazy = false;      ///< it runs at once, and its memory comes meanwhile; not with pidns
 };
 
 struct DeleteCommand {

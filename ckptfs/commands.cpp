@@ -6,6 +6,7 @@
 #include "ckptfs/pid_namespace.h"
 #include "ckptfs/replacement.h"
 #include "engine/engine.h"
+#include "engine/make_room.h"
 #include "libckpt/ckpt.h"
 
 namespace ckpt {
@@ -84,6 +85,8 @@ CheckpointResult Commands::take(const CheckpointCommand& command, const Caller& 
     answer(-err);
   };
   try {
+    // What is half filled has no image of its own yet.
+    lazy_.complete(cancel);
     if (!command.name.empty()) catalog_.check_may_take_name(command.name, caller.uid);
     const CheckpointResult result = checkpoint(catalog_.store(), command.pid, caller, options);
     if (command.dry_run) return result;
@@ -149,14 +152,16 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
   Replacement replacement(catalog_, [this](const auto& c, const Caller& who, const CancelFlag* flag) {
     return take(c, who, flag);
   });
+  std::shared_ptr<LazyFill> lazy;
   try {
     if (command.pidns) {
       const std::string outcome = run_in_pid_namespace(command, caller, cancel);
       ++counters_.resumes;
       return outcome;
     }
-    const ResumeResult result = command.replace ? replacement.run(tree->image(), caller, options)
-                                                : resume(tree->image(), caller, options);
+    if (command.lazy) lazy = lazy_.begin(tree->shared_image());
+    const ResumeResult result = command.replace ? replacement.run(tree->image(), caller, options, lazy.get())
+                                                : resume(tree->image(), caller, options, {}, lazy.get());
     ++counters_.resumes;
     const std::string& replaced = replacement.replaced();
     return result.with_note(fmt::format("restore {}: resumed as pid {} in {:.1f} ms{}", command.name, result.pid,
@@ -164,6 +169,7 @@ std::string Commands::run(const RestoreCommand& command, const Caller& caller, c
                                         replaced.empty() ? "" : "; what ran before is in images/" + replaced));
   } catch (...) {
     ++counters_.failed_resumes;
+    if (lazy) lazy_.end(lazy);
     throw;
   }
 }

@@ -9,6 +9,7 @@
 #include "ckptfs/command_log.h"
 #include "ckptfs/counters.h"
 #include "ckptfs/series.h"
+#include "engine/memory/lazy_fill.h"
 #include "engine/memory/tracking_set.h"
 
 namespace ckpt {
@@ -31,6 +32,7 @@ class Commands {
   CommandLog& log() { return log_; }
   SeriesSet& series() { return series_; }
   TrackingSet& tracking() { return tracking_; }
+  LazySet& lazy() { return lazy_; }
   /// Before the first command.
   void use_engine(EngineChoice engine) { engine_ = engine; }
   void mounted_at(const std::string& mountpoint) { mountpoint_ = mountpoint; }
@@ -52,6 +54,7 @@ class Commands {
   std::string mountpoint_;
   EngineChoice engine_ = EngineChoice::automatic;
   TrackingSet tracking_;
+  LazySet lazy_;
   SeriesSet series_;   ///< last: their threads use the others
 };
 

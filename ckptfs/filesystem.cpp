@@ -94,6 +94,7 @@ void Filesystem::end() {
     for (CancelFlag* work : under_way_) *work = true;
   }
   commands_.series().end_all();
+  commands_.lazy().complete(nullptr);
   workers_.wait_idle();
 }
 
@@ -129,6 +130,10 @@ std::string Filesystem::stats() {
   line("tracked_processes", commands_.tracking().size());
   line("failed_checkpoints", counters_.failed_checkpoints);
   line("resumes", counters_.resumes);
+  line("lazy_fills", commands_.lazy().size());
+  line("lazy_bytes_left", commands_.lazy().bytes_left());
+  line("lazy_bytes", commands_.lazy().figures().bytes);
+  line("lazy_faults", commands_.lazy().figures().faults);
   line("failed_resumes", counters_.failed_resumes);
   line("imports", counters_.imports);
   const auto series = commands_.series().running();

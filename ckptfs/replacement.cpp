@@ -149,12 +149,13 @@ void Replacement::end_hold() const noexcept {
   }
 }
 
-ResumeResult Replacement::run(const StoredImage& image, const Caller& caller, const ResumeOptions& options) {
+ResumeResult Replacement::run(const StoredImage& image, const Caller& caller, const ResumeOptions& options,
+                              LazyFill* lazy) {
   verify_image(image);
   try {
     ResumeResult result = resume(image, caller, options, [&](std::span<const pid_t> pids) {
       make_room(image, pids, caller, options.cancel);
-    });
+    }, lazy);
     end_hold();
     return result;
   } catch (const std::exception& failure) {

@@ -13,6 +13,8 @@
 
 namespace ckpt {
 
+class LazyFill;
+
 /// One replacement. Not thread-safe.
 ///
 /// Whatever can be known of the image without its pids is known, and good, before the running processes are touched. Then
@@ -27,7 +29,7 @@ class Replacement {
   /// Resumes `image`, and ends who has its pids. The errors are those of resume() and checkpoint(): the sentence tells what has
   /// become of the running ones where it was not nothing. EEXIST: a pid is used by a process outside of the tree of
   /// the image's root, or that of the root by another program. EBUSY: nobody would wait for the end of the root, so that its pid would stay in use.
-  ResumeResult run(const StoredImage& image, const Caller& caller, const ResumeOptions& options);
+  ResumeResult run(const StoredImage& image, const Caller& caller, const ResumeOptions& options, LazyFill* lazy);
   /// Name of the image that was taken of the processes that ran; empty where none did.
   const std::string& replaced() const { return replaced_; }
 

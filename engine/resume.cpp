@@ -27,6 +27,7 @@
 #include "engine/kinds/sysv_msg.h"
 #include "engine/kinds/sysv_sem.h"
 #include "engine/make_room.h"
+#include "engine/memory/lazy_fill.h"
 #include "engine/process/as_caller.h"
 #include "engine/process/procfs.h"
 #include "engine/process/spawn.h"
@@ -43,8 +44,9 @@ constexpr int kMaxPid = 1 << 22;          // PID_MAX_LIMIT
 
 class TreeResume {
  public:
-  TreeResume(const ImageSource& image, const Caller& caller, const ResumeOptions& options, const MakeRoom& make_room)
-      : shared_(image, caller, options), make_room_(make_room) {}
+  TreeResume(const ImageSource& image, const Caller& caller, const ResumeOptions& options, const MakeRoom& make_room,
+             LazyFill* lazy)
+      : shared_(image, caller, options, lazy), make_room_(make_room) {}
 
   /// A failure takes back what has been done outside of the processes.
   pid_t run();
@@ -301,6 +303,7 @@ pid_t TreeResume::make_all() {
   for_each(tree, [&tree](ProcessResume& process, Stub& stub) { process.build(stub, tree); });
   pin_.reset();
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });
+  if (shared_.lazy != nullptr) shared_.lazy->start();
 
   const std::vector<Stub*> stubs = tree.stubs();
   pin(stubs);
@@ -330,7 +333,7 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
 }
 
 ResumeResult resume(const ImageSource& image, const Caller& caller, const ResumeOptions& options,
-                    const MakeRoom& make_room) {
+                    const MakeRoom& make_room, LazyFill* lazy) {
   const auto start = std::chrono::steady_clock::now();
   ResumeResult result;
   // A tracer is a thread, and everything that the stub is made with (mask, affinity) is this thread's.
@@ -339,7 +342,7 @@ ResumeResult resume(const ImageSource& image, const Caller& caller, const Resume
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, nullptr);
     try {
-      TreeResume tree(image, caller, options, make_room);
+      TreeResume tree(image, caller, options, make_room, lazy);
       result.pid = tree.run();
       result.note = tree.note();
     } catch (const Error& e) {

@@ -165,7 +165,8 @@ Inheritance ProcessResume::inheritance() const {
 }
 
 bool ProcessResume::inherits(const ProcessResume& maker) const {
-  return owns_memory() && maker.owns_memory() && may_be_copied(maker.layout_) &&
+  // What comes later cannot be copied.
+  return shared_.lazy == nullptr && owns_memory() && maker.owns_memory() && may_be_copied(maker.layout_) &&
          has_any(find_inheritance(maker.layout_, maker.segments_, layout_), segments_);
 }
 
@@ -178,7 +179,7 @@ uint64_t ProcessResume::memory_bytes() const {
 void ProcessResume::build_memory(Stub& stub) { build_layout(stub, layout_, *files_, inheritance()); }
 
 void ProcessResume::fill_own_memory(Stub& stub) {
-  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel, inheritance());
+  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel, inheritance(), shared_.lazy);
   has_memory_ = true;
 }
 

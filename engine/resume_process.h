@@ -18,14 +18,17 @@
 
 namespace ckpt {
 
+class LazyFill;
+
 /// What the processes of one resume have in common. Outlives them.
 struct SharedResume {
-  SharedResume(const ImageSource& from, const Caller& who, const ResumeOptions& how)
-      : image(from), caller(who), options(how), where(from.describe()) {}
+  SharedResume(const ImageSource& from, const Caller& who, const ResumeOptions& how, LazyFill* lazy_fill)
+      : image(from), caller(who), options(how), lazy(lazy_fill), where(from.describe()) {}
 
   const ImageSource& image;
   const Caller& caller;
   const ResumeOptions& options;
+  LazyFill* const lazy;                                           ///< null where the memory comes first
   const std::string where;
   pid_t root = 0;
   std::set<pid_t> pids;                                           ///< of all processes, zombies too

@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/parallel.h"
+#include "engine/memory/lazy_fill.h"
 #include "engine/memory/remote_memory.h"
 #include "engine/memory/userfault.h"
 
@@ -81,21 +82,30 @@ class Filler {
   Filler(const ImageSource& image, const std::vector<Vma>& vmas, pid_t pid, const CancelFlag* cancel,
          const RangeSet& inherited)
       : image_(image), vmas_(vmas), pid_(pid), memory_(pid, true), cancel_(cancel), inherited_(inherited),
-        registered_(vmas.size()) {}
+        registered_(vmas.size()), lazy_mappings_(vmas.size()) {}
 
   /// Registers every mapping that can take its pages by UFFDIO_COPY. The others are written.
   void use_userfaultfd(UniqueFd uffd, const std::vector<Segment>& segments) {
     uffd_ = std::move(uffd);
     for (const Segment& segment : segments) {
-      for (size_t i = vma_index(vmas_, segment.range.start); i < vmas_.size(); i++) {
-        if (vmas_[i].start >= segment.range.end) break;
-        if (registered_[i] || !suits_userfault(vmas_[i])) continue;
+      for_each_mapping(segment, [&](size_t i) {
+        if (registered_[i] || lazy_mappings_[i] || !suits_userfault(vmas_[i])) return;
         uffdio_register reg = {};
         reg.range = {vmas_[i].start, vmas_[i].size()};
         reg.mode = UFFDIO_REGISTER_MODE_MISSING;
         registered_[i] = ::ioctl(uffd_.get(), UFFDIO_REGISTER, &reg) == 0;
-      }
+      });
     }
+  }
+
+  /// From here on work() leaves to `space` what is of mappings that may wait. For one thread.
+  void leave_to(LazySpace& space, const std::vector<Segment>& segments) {
+    for (const Segment& segment : segments) {
+      for_each_mapping(segment, [&](size_t i) {
+        if (!lazy_mappings_[i] && can_wait(vmas_[i])) lazy_mappings_[i] = space.add_mapping({vmas_[i].start, vmas_[i].end});
+      });
+    }
+    space_ = &space;
   }
 
   void work(PieceQueue& queue) {
@@ -113,16 +123,31 @@ class Filler {
     // Where pages are looked at first, that would be a fault.
     return vma.anonymous() && !vma.has_flag("hg") && inherited_.within({vma.start, vma.end}).empty();
   }
+  static bool can_wait(const Vma& vma) { return vma.anonymous() && !vma.has_flag("lo"); }
+
+  template <typename F>
+  void for_each_mapping(const Segment& segment, F&& visit) {
+    for (size_t i = vma_index(vmas_, segment.range.start); i < vmas_.size(); i++) {
+      if (vmas_[i].start >= segment.range.end) break;
+      visit(i);
+    }
+  }
 
   void fill(const Piece& piece) {
     if (cancel_ && cancel_->load(std::memory_order_relaxed)) fail(EINTR, "{}: the resume was cancelled", pid_);
     const uint64_t base = piece.segment->range.start;
+    if (lazy_mappings_[piece.vma]) return space_->add(piece.range, path_of(*piece.segment), piece.range.start - base);
     std::vector<std::byte> torn;   // the begin of a page whose rest is still to come
     image_.visit(piece.segment->path, piece.range.start - base, piece.range.size(),
                  [&](uint64_t offset, std::span<const std::byte> data) {
                    put_any(piece.vma, base + offset, data, torn);
                  });
     if (!torn.empty()) fail(EIO, "{}: {} ends early", image_.describe(), piece.segment->path);
+  }
+
+  const LazyMap::Path& path_of(const Segment& segment) {
+    if (!path_ || *path_ != segment.path) path_ = std::make_shared<const std::string>(segment.path);
+    return path_;
   }
 
   /// A source may hand out pieces of any size. Whole pages go straight on, what is torn is put together.
@@ -217,6 +242,9 @@ class Filler {
   const RangeSet& inherited_;
   UniqueFd uffd_;
   std::vector<bool> registered_;   // by index of the mapping; not changed once the threads run
+  std::vector<bool> lazy_mappings_;
+  LazySpace* space_ = nullptr;
+  LazyMap::Path path_;             // of the last piece for it
 };
 
 /// Pages that a copy has, and is not to have.
@@ -272,7 +300,7 @@ std::vector<Segment> list_segments(const ImageSource& image, const std::string& 
 }
 
 FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, const std::vector<Vma>& vmas,
-                         Remote& remote, const CancelFlag* cancel, const Inheritance& inherited) {
+                         Remote& remote, const CancelFlag* cancel, const Inheritance& inherited, LazyFill* lazy) {
   const std::vector<Segment> segments = list_segments(image, prefix, vmas);
   FilledMemory result;
   for (const Segment& segment : segments) result.bytes += segment.range.size();
@@ -281,15 +309,25 @@ FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, co
   PieceQueue queue(segments, vmas);
   result.method = "write";
   const bool large = result.bytes >= kUserfaultBytes;
-  if (large) {
+  std::unique_ptr<LazySpace> space;
+  if (large && lazy != nullptr) {
+    // The kernel's faults too, which wait for their page as those of the process.
+    if (UniqueFd uffd = fetch_userfaultfd(remote, 0, LazySpace::kFeatures); uffd) {
+      space = lazy->make_space(remote.pid(), std::move(uffd));
+      filler.leave_to(*space, segments);
+      result.method = "lazy";
+    }
+  }
+  if (large && !space) {
     // User faults only: nobody will fault, and this needs neither privilege nor sysctl.
     if (UniqueFd uffd = fetch_userfaultfd(remote, kUffdUserModeOnly, 0); uffd) {
       filler.use_userfaultfd(std::move(uffd), segments);
       result.method = "userfaultfd";
     }
   }
-  on_two_threads(large && std::thread::hardware_concurrency() > 1, [&] { filler.work(queue); });
+  on_two_threads(large && !space && std::thread::hardware_concurrency() > 1, [&] { filler.work(queue); });
   queue.rethrow();
+  if (space) lazy->add(std::move(space));
   return result;
 }
 

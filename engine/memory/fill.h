@@ -8,6 +8,8 @@
 
 namespace ckpt {
 
+class LazyFill;
+
 /// One file of segments/.
 struct Segment {
   Range range;
@@ -22,7 +24,7 @@ std::vector<Segment> list_segments(const ImageSource& image, const std::string& 
 
 struct FilledMemory {
   uint64_t bytes = 0;
-  const char* method = "";       ///< "userfaultfd" or "write", for stats
+  const char* method = "";       ///< "userfaultfd", "write" or "lazy", for stats
 };
 
 /// Brings the segments into the process of `remote`, whose mappings `vmas` are there at their addresses, fresh, with
@@ -30,7 +32,11 @@ struct FilledMemory {
 /// threads; no privilege beyond ptrace access. Pages of zeros in anonymous memory are left untouched. Throws Error
 /// (ESRCH, EIO, EINTR after `cancel`, EINVAL as list_segments).
 /// Of what it has `inherited` only the pages are written that are to be others; what it is not to have is given back.
+///
+/// With `lazy` only what cannot wait is brought in: what is not anonymous, or is locked in memory. The rest is left to that, who
+/// must be started before anything runs. Where the kernel does not allow it, or for what is small, all is brought in.
 FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, const std::vector<Vma>& vmas,
-                         Remote& remote, const CancelFlag* cancel = nullptr, const Inheritance& inherited = {});
+                         Remote& remote, const CancelFlag* cancel = nullptr, const Inheritance& inherited = {},
+                         LazyFill* lazy = nullptr);
 
 }  // namespace ckpt

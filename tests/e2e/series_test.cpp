@@ -15,34 +15,21 @@
 #include <memory>
 #include <thread>
 
-#include "program.h"
+#include "checked_fixture.h"
 
 namespace ckpt_test {
 namespace {
 
 namespace fs = std::filesystem;
 
-class SeriesOfCheckpoints : public testing::Test {
+class SeriesOfCheckpoints : public CheckedFixture {
  protected:
-  void SetUp() override {
-    ASSERT_TRUE(mount_.mounted());
-    program_ = std::make_unique<CheckProgram>(program(), scratch_.path());
-    ASSERT_TRUE(program_->wait_ready());
-    pid_ = std::to_string(program_->pid());
-  }
-
-  virtual const char* program() const { return "mem_heap"; }
+  const char* program() const override { return "mem_heap"; }
   std::vector<std::string> images() const {
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(mount_.path("images"))) names.push_back(entry.path().filename());
     std::ranges::sort(names);
     return names;
-  }
-  /// A figure of stats, -1 where it is missing.
-  long figure(const std::string& name) const {
-    const std::string stats = "\n" + read_file(mount_.path("stats"));
-    const size_t at = stats.find("\n" + name + " ");
-    return at == std::string::npos ? -1 : std::stol(stats.substr(at + name.size() + 2));
   }
   bool wait_log(const std::string& sentence) const {
     return wait_until([&] { return read_file(mount_.path("ctl")).find(sentence) != std::string::npos; });
@@ -52,16 +39,6 @@ class SeriesOfCheckpoints : public testing::Test {
     ASSERT_EQ(outcome.error, 0) << outcome.sentence;
     EXPECT_NE(outcome.sentence.find("a series has begun"), std::string::npos) << outcome.sentence;
   }
-  void expect_program_ok() {
-    EXPECT_TRUE(program_->running());
-    program_->go();
-    EXPECT_EQ(program_->wait_result(), "ok");
-  }
-
-  Mount mount_;
-  TemporaryDirectory scratch_;
-  std::unique_ptr<CheckProgram> program_;
-  std::string pid_;
 };
 
 TEST_F(SeriesOfCheckpoints, ends_by_its_rule_and_keeps_the_newest) {

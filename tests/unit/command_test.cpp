@@ -143,7 +143,9 @@ TEST(Command, Verbs) {
 TEST(Command, RestoreReplacesOrMakesACopy) {
   EXPECT_TRUE(std::get<RestoreCommand>(parse_command("restore 12 replace")).replace);
   EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12 pidns")).replace);
-  for (const char* line : {"restore 12 replace pidns", "restore 12 pidns replace", "restore 12 replaced"}) {
+  EXPECT_TRUE(std::get<RestoreCommand>(parse_command("restore 12 replace lazy")).lazy);
+  EXPECT_FALSE(std::get<RestoreCommand>(parse_command("restore 12 replace")).lazy);
+  for (const char* line : {"restore 12 replace pidns", "restore 12 pidns replace", "restore 12 replaced", "restore 12 lazy pidns"}) {
     EXPECT_EQ(refusal(line).err(), EINVAL) << line;
   }
 }

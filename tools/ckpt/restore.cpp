@@ -23,6 +23,7 @@ struct RestoreOptions {
   std::string image;
   bool foreground = false;
   bool stopped = false;
+  bool lazy = false;
   std::vector<std::string> words;
 };
 
@@ -89,16 +90,18 @@ int restore(Session& session, const RestoreOptions& options) {
   if (options.foreground) return restore_in_foreground(session, options.image);
   std::string outcome;
   if (session.on_store()) {
+    if (options.lazy) fail(EINVAL, "{}: --lazy needs a mount: who brings in the memory must stay", options.image);
     outcome = restore_from_store(session, options);
   } else if (Session::is_directory_word(options.image)) {
-    if (options.stopped || !options.words.empty()) {
-      fail(EINVAL, "{}: a copy is resumed as it is: --stopped and -o need an image of the mount",
+    if (options.stopped || options.lazy || !options.words.empty()) {
+      fail(EINVAL, "{}: a copy is resumed as it is: --stopped, --lazy and -o need an image of the mount",
            options.image);
     }
     outcome = restore_directory(session.mount(), options.image);
   } else {
     std::string line = "restore " + options.image;
     if (options.stopped) line += " stopped";
+    if (options.lazy) line += " lazy";
     for (const std::string& word : options.words) line += " " + word;
     outcome = run_ctl(session.mount(), line);
   }
@@ -119,6 +122,7 @@ void add_restore(CLI::App& app, Choice& choice) {
                         "Give the program this terminal or pipe, wait, and end with its exit status");
   command->add_flag("--stopped", options->stopped, "Leave it stopped (SIGCONT lets it go on)")
       ->excludes(foreground);
+  command->add_flag("--lazy", options->lazy, "Let it run at once, and bring in its memory meanwhile")->excludes(foreground);
   command->add_option("-o,--option", options->words, "A further word for ctl, see ckpt-ctl(5)")
       ->type_name("WORD")
       ->allow_extra_args(false)

@@ -62,7 +62,7 @@ _ckpt() {
       words=$(_ckpt_pids)
       ;;
     restore)
-      options+=' --foreground --stopped --option'
+      options+=' --foreground --stopped --lazy --option'
       words=$(_ckpt_images)
       files=yes
       ;;
