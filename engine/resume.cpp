@@ -1,7 +1,8 @@
 // resume(): an image becomes the processes again that it was taken of.
 //
 //   1. everything is parsed, checked and opened, in this process, with the rights of the caller
-//   2. the stubs under the old pids, each by its parent; their descriptors; their address spaces; the pages
+//   2. the stubs under the old pids, each by its parent; their descriptors; their address spaces; the pages. A process whose
+//      children have inherited some of its memory has its own before they are made, so that they inherit it again
 //   3. what the kernel keeps for processes and threads (rooms), then registers, and go
 //
 // Until the very last step an error kills all stubs and leaves nothing; so does the death of this process.
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "engine/base/error.h"
@@ -59,9 +61,14 @@ class TreeResume {
   void wait_for_pids() const;
   void make_family(StubTree& tree);
   void make(StubTree& tree, const FamilyStep& step);
+  void make_memory(StubTree& tree, ProcessResume& owner);
   void begin(const ProcessResume& process, Stub& stub, const ProcessResume* maker);
   void lead_session(Stub& stub);
   void become_ended(Remote& leader) const;
+  void pin(const std::vector<Stub*>& stubs) {
+    pin_.emplace(std::vector<const Stub*>{stubs.begin(), stubs.end()});
+    pin_->leave_stubs();
+  }
   ProcessResume& process(pid_t pid) { return *processes_.at(pid); }
   void restore_ipc(StubTree& tree);
   void take_terminal() const;
@@ -78,6 +85,7 @@ class TreeResume {
   std::vector<Relations> family_;    // parents before their children
   std::vector<FamilyStep> steps_;
   std::string note_;
+  std::optional<CpuPin> pin_;
 };
 
 void TreeResume::read_header() {
@@ -171,7 +179,28 @@ void TreeResume::wait_for_pids() const {
   }
 }
 
+/// What fork(2) copies must be there by then. Those who share it find what they run on at another place.
+void TreeResume::make_memory(StubTree& tree, ProcessResume& owner) {
+  constexpr uint64_t kLarge = 4 << 20;  // worth the other CPU
+  Stub& stub = tree.at(owner.pid());
+  const bool large = owner.memory_bytes() >= kLarge;
+  if (large) pin_.reset();
+  owner.make_memory(stub);
+  const std::vector<Stub*> stubs = tree.stubs();
+  for (Stub* other : stubs) {
+    const auto found = processes_.find(other->pid());
+    if (found == processes_.end() || other == &stub) continue;
+    if (found->second->memory_owner() == owner.pid()) other->share_helper(stub);
+  }
+  if (large) pin(stubs);
+}
+
 void TreeResume::make(StubTree& tree, const FamilyStep& step) {
+  ProcessResume* const owner = processes_.contains(step.by) ? &process(process(step.by).memory_owner()) : nullptr;
+  if (owner != nullptr && processes_.contains(step.pid)) {
+    if (!owner->has_memory() && process(step.pid).inherits(*owner)) make_memory(tree, *owner);
+    if (owner->has_memory()) process(step.pid).is_copy_of(*owner);
+  }
   Stub& stub = tree.make(step.pid, {step.by, step.thread, step.sibling, step.exit_signal, step.clone_flags});
   const auto found = processes_.find(step.pid), maker = processes_.find(step.by);
   if (found != processes_.end()) begin(*found->second, stub, maker == processes_.end() ? nullptr : maker->second.get());
@@ -264,20 +293,17 @@ pid_t TreeResume::make_all() {
   shared_.check_cancel();
 
   StubTree tree(shared_.root, shared_.options.as_child);
-  {
-    // The stubs stay on one CPU until restore_affinity() gives each thread its own; those who are made inherit it.
-    CpuPin pin(tree.root());
-    pin.leave_stubs();
-    make_family(tree);
-    for_each(tree, [](ProcessResume& process, Stub& stub) { process.complete_files(stub); });
-    for_each(tree, [](ProcessResume& process, Stub&) { process.adopt_files(); });
-    for_each(tree, [&tree](ProcessResume& process, Stub& stub) { process.build(stub, tree); });
-  }
+  // The stubs stay on one CPU until restore_affinity() gives each thread its own; those who are made inherit it.
+  pin({&tree.root()});
+  make_family(tree);
+  for_each(tree, [](ProcessResume& process, Stub& stub) { process.complete_files(stub); });
+  for_each(tree, [](ProcessResume& process, Stub&) { process.adopt_files(); });
+  for_each(tree, [&tree](ProcessResume& process, Stub& stub) { process.build(stub, tree); });
+  pin_.reset();
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.fill(stub); });
 
   const std::vector<Stub*> stubs = tree.stubs();
-  CpuPin pin({stubs.begin(), stubs.end()});
-  pin.leave_stubs();
+  pin(stubs);
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_memory(stub); });
   for_each(tree, [](ProcessResume& process, Stub& stub) { process.finish_files(stub); });
   restore_ipc(tree);

@@ -86,7 +86,7 @@ void ProcessResume::open_files() {
   open_root();
   if (owns_memory()) {
     layout_ = parse_layout(ctx_);
-    list_segments(shared_.image, ctx_.prefix, layout_.vmas);
+    segments_ = list_segments(shared_.image, ctx_.prefix, layout_.vmas);
     files_.emplace(ctx_, layout_);
   }
   if (!owns_descriptors()) return;
@@ -151,11 +151,42 @@ void ProcessResume::build(Stub& stub, StubTree& tree) {
     // The owner's stand at their numbers by now.
     open_channel(stub, descriptors_end(), owns_memory() ? files_->count() : 0);
   }
-  if (owns_memory()) build_layout(stub, layout_, *files_);
+  if (owns_memory() && !has_memory_) build_memory(stub);
 }
 
-void ProcessResume::fill(Stub& stub) const {
-  if (owns_memory()) fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel);
+void ProcessResume::fill(Stub& stub) {
+  if (owns_memory() && !has_memory_) fill_own_memory(stub);
+}
+
+// ---- memory that children inherit -----------------------------------------------------------------------------------
+
+Inheritance ProcessResume::inheritance() const {
+  return maker_ == nullptr ? Inheritance{} : find_inheritance(maker_->layout_, maker_->segments_, layout_);
+}
+
+bool ProcessResume::inherits(const ProcessResume& maker) const {
+  return owns_memory() && maker.owns_memory() && may_be_copied(maker.layout_) &&
+         has_any(find_inheritance(maker.layout_, maker.segments_, layout_), segments_);
+}
+
+uint64_t ProcessResume::memory_bytes() const {
+  uint64_t bytes = 0;
+  for (const Segment& segment : segments_) bytes += segment.range.size();
+  return bytes;
+}
+
+void ProcessResume::build_memory(Stub& stub) { build_layout(stub, layout_, *files_, inheritance()); }
+
+void ProcessResume::fill_own_memory(Stub& stub) {
+  fill_memory(shared_.image, ctx_.prefix, layout_.vmas, stub.leader(), shared_.options.cancel, inheritance());
+  has_memory_ = true;
+}
+
+void ProcessResume::make_memory(Stub& stub) {
+  open_channel(stub, descriptors_end(), files_->count());
+  build_memory(stub);
+  stub.close_channel();  // a child would have it too
+  fill_own_memory(stub);
 }
 
 void ProcessResume::finish_memory(Stub& stub) const {

@@ -13,7 +13,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/registers.h"
 #include "engine/kinds/sharing.h"
-#include "engine/memory/layout.h"
+#include "engine/memory/inheritance.h"
 #include "engine/process/stub_tree.h"
 
 namespace ckpt {
@@ -69,8 +69,18 @@ class ProcessResume {
   /// Descriptors and, empty, the address space.
   void build(Stub& stub, StubTree& tree);
   /// Pages. By several threads: not on one CPU.
-  void fill(Stub& stub) const;
+  void fill(Stub& stub);
   void finish_memory(Stub& stub) const;
+  /// Whether some of its memory comes with being made by `maker` when that has its own.
+  bool inherits(const ProcessResume& maker) const;
+  /// Made by `maker`, which has its memory already: this process has a copy of it now.
+  void is_copy_of(const ProcessResume& maker) { maker_ = &maker; }
+  /// Before the others, as a whole, for children to inherit.
+  void make_memory(Stub& stub);
+  bool has_memory() const { return has_memory_; }
+  /// Whose memory it has: its own pid, or that of the process that owns what it shares.
+  pid_t memory_owner() const { return owns_memory() ? ctx_.pid : sharing_.memory; }
+  uint64_t memory_bytes() const;
   /// What is not to be had before every process has its descriptors: see finish_descriptors().
   void finish_files(Stub& stub) const;
   void restore_state(Stub& stub) const;
@@ -85,6 +95,9 @@ class ProcessResume {
 
   void read_threads();
   void open_root();
+  Inheritance inheritance() const;
+  void build_memory(Stub& stub);
+  void fill_own_memory(Stub& stub);
   void open_channel(Stub& stub, int number, size_t spare);
   void place_descriptors(Stub& stub);
   RestoredFds& fds() const { return shared_.tables.at(ctx_.pid); }
@@ -100,6 +113,9 @@ class ProcessResume {
   Sharing sharing_;
   Record leader_;                        // threads/PID
   Layout layout_;
+  std::vector<Segment> segments_;
+  const ProcessResume* maker_ = nullptr;   // whose memory this one has begun with, if any
+  bool has_memory_ = false;
   UniqueFd root_;
   std::optional<LayoutFiles> files_;     // of memory of its own
 };

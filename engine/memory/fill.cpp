@@ -78,8 +78,10 @@ class PieceQueue {
 
 class Filler {
  public:
-  Filler(const ImageSource& image, const std::vector<Vma>& vmas, pid_t pid, const CancelFlag* cancel)
-      : image_(image), vmas_(vmas), pid_(pid), memory_(pid), cancel_(cancel), registered_(vmas.size()) {}
+  Filler(const ImageSource& image, const std::vector<Vma>& vmas, pid_t pid, const CancelFlag* cancel,
+         const RangeSet& inherited)
+      : image_(image), vmas_(vmas), pid_(pid), memory_(pid, true), cancel_(cancel), inherited_(inherited),
+        registered_(vmas.size()) {}
 
   /// Registers every mapping that can take its pages by UFFDIO_COPY. The others are written.
   void use_userfaultfd(UniqueFd uffd, const std::vector<Segment>& segments) {
@@ -107,7 +109,10 @@ class Filler {
  private:
   /// UFFDIO_COPY takes 4 KiB pages only; where huge pages are wanted a plain write gets them from the fault, which is
   /// twice as fast again (notes/capture.md).
-  static bool suits_userfault(const Vma& vma) { return vma.anonymous() && !vma.has_flag("hg"); }
+  bool suits_userfault(const Vma& vma) const {
+    // Where pages are looked at first, that would be a fault.
+    return vma.anonymous() && !vma.has_flag("hg") && inherited_.within({vma.start, vma.end}).empty();
+  }
 
   void fill(const Piece& piece) {
     if (cancel_ && cancel_->load(std::memory_order_relaxed)) fail(EINTR, "{}: the resume was cancelled", pid_);
@@ -140,6 +145,28 @@ class Filler {
   }
 
   void put_pages(size_t vma, uint64_t at, std::span<const std::byte> pages) {
+    const Range whole{at, at + pages.size()};
+    const std::vector<Range> there = inherited_.within(whole);
+    const auto part = [&](Range range) { return pages.subspan(range.start - at, range.size()); };
+    for (const Range& range : there) put_changed(vmas_[vma], range.start, part(range));
+    for (const Range& range : gaps_between(whole, there)) put_new(vma, range.start, part(range));
+  }
+
+  /// The pages of a run that are not what they are to be, so that the others remain shared.
+  void put_changed(const Vma& vma, uint64_t at, std::span<const std::byte> pages) {
+    std::vector<std::byte> now(pages.size());
+    memory_.read(at, now);
+    const auto same = [&](size_t offset) { return std::memcmp(&now[offset], &pages[offset], kPageSize) == 0; };
+    for (size_t begin = 0; begin < pages.size();) {
+      size_t end = begin + kPageSize;
+      const bool is_same = same(begin);
+      while (end < pages.size() && same(end) == is_same) end += kPageSize;
+      if (!is_same) put_write(vma, at + begin, pages.subspan(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  void put_new(size_t vma, uint64_t at, std::span<const std::byte> pages) {
     if (vmas_[vma].anonymous() && all_zero(pages)) return;
     if (registered_[vma]) {
       put_userfault(at, pages);
@@ -187,9 +214,25 @@ class Filler {
   const pid_t pid_;
   const RemoteMemory memory_;
   const CancelFlag* const cancel_;
+  const RangeSet& inherited_;
   UniqueFd uffd_;
   std::vector<bool> registered_;   // by index of the mapping; not changed once the threads run
 };
+
+/// Pages that a copy has, and is not to have.
+void give_back(Remote& remote, const RangeSet& inherited, const std::vector<Segment>& segments) {
+  std::vector<Range> wanted;
+  for (const Segment& segment : segments) wanted.push_back(segment.range);
+  auto first = wanted.begin();
+  for (const Range& range : inherited.all()) {
+    while (first != wanted.end() && first->end <= range.start) ++first;
+    auto last = first;
+    while (last != wanted.end() && last->start < range.end) ++last;
+    for (const Range& gap : gaps_between(range, {first, last})) {
+      remote.call("madvise(MADV_DONTNEED)", SYS_madvise, gap.start, gap.size(), MADV_DONTNEED);
+    }
+  }
+}
 
 void check_inside(const Segment& segment, const std::vector<Vma>& vmas, const std::string& where) {
   uint64_t at = segment.range.start;
@@ -229,11 +272,12 @@ std::vector<Segment> list_segments(const ImageSource& image, const std::string& 
 }
 
 FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, const std::vector<Vma>& vmas,
-                         Remote& remote, const CancelFlag* cancel) {
+                         Remote& remote, const CancelFlag* cancel, const Inheritance& inherited) {
   const std::vector<Segment> segments = list_segments(image, prefix, vmas);
   FilledMemory result;
   for (const Segment& segment : segments) result.bytes += segment.range.size();
-  Filler filler(image, vmas, remote.pid(), cancel);
+  give_back(remote, inherited.pages, segments);
+  Filler filler(image, vmas, remote.pid(), cancel, inherited.pages);
   PieceQueue queue(segments, vmas);
   result.method = "write";
   const bool large = result.bytes >= kUserfaultBytes;

@@ -3,6 +3,7 @@
 
 #include "engine/engine.h"
 #include "engine/image/maps.h"
+#include "engine/memory/inherited.h"
 #include "engine/process/remote.h"
 
 namespace ckpt {
@@ -28,7 +29,8 @@ struct FilledMemory {
 /// their final permissions and MADV_HUGEPAGE, not yet locked. No thread of it may run meanwhile. Uses up to two
 /// threads; no privilege beyond ptrace access. Pages of zeros in anonymous memory are left untouched. Throws Error
 /// (ESRCH, EIO, EINTR after `cancel`, EINVAL as list_segments).
+/// Of what it has `inherited` only the pages are written that are to be others; what it is not to have is given back.
 FilledMemory fill_memory(const ImageSource& image, const std::string& prefix, const std::vector<Vma>& vmas,
-                         Remote& remote, const CancelFlag* cancel = nullptr);
+                         Remote& remote, const CancelFlag* cancel = nullptr, const Inheritance& inherited = {});
 
 }  // namespace ckpt

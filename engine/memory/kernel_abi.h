@@ -46,6 +46,7 @@ inline constexpr uint64_t kPageIsGuard = 1 << 8;   ///< Linux 6.16
 inline constexpr uint64_t kPmPresent = uint64_t{1} << 63;
 inline constexpr uint64_t kPmSwap = uint64_t{1} << 62;
 inline constexpr uint64_t kPmFile = uint64_t{1} << 61;
+inline constexpr uint64_t kPmExclusive = uint64_t{1} << 56;  ///< mapped here only
 inline constexpr uint64_t kPmGuard = uint64_t{1} << 58;   ///< Linux 6.15
 inline constexpr uint64_t kPmUffdWp = uint64_t{1} << 57;
 /// Of a swap entry bits 0-4 are the type; the highest type is that of PTE markers (include/linux/swap.h). Shown only

@@ -20,6 +20,7 @@
 
 #include "engine/image/maps.h"
 #include "engine/kinds/kind.h"
+#include "engine/memory/inherited.h"
 #include "engine/memory/mapped_files.h"
 #include "engine/memory/memory_marks.h"
 #include "engine/memory/mm_settings.h"
@@ -79,9 +80,9 @@ class LayoutFiles {
 };
 
 /// Builds the address space in the stub: helper pages in a hole, everything of the stub away, the vDSO moved to where
-/// it was, all mappings with their final permissions and advice, empty. Then fill_memory(), then finish_layout().
-/// Throws Error.
-void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files);
+/// it was, all mappings with their final permissions and advice, empty but for what is `inherited`, and left alone. Then
+/// fill_memory(), then finish_layout(). Throws Error.
+void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files, const Inheritance& inherited = {});
 
 /// The second half: locked memory, and the kernel's notes about program, arguments, heap and stack (PR_SET_MM_MAP).
 void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "engine/base/error.h"
 #include "engine/kinds/memory_object.h"
@@ -135,14 +136,21 @@ void map_one(Calls& calls, pid_t pid, const Vma& vma, int remote_fd) {
   });
 }
 
+void protect(Calls& calls, pid_t pid, const Vma& vma) {
+  calls.add({SYS_mprotect, {vma.start, vma.size(), static_cast<uint64_t>(vma.prot)}}, [pid, &vma](long r) {
+    if (r < 0) fail(static_cast<int>(-r), "{}: {}: mprotect: {}", pid, vma.name(), errno_text(static_cast<int>(-r)));
+  });
+}
+
 /// Whether it is made from a descriptor.
 bool maps_file(const Vma& vma) { return !vma.special() && vma.inode != 0 && !attaches_segment(vma); }
 
 /// Passes each file once; returns local descriptor -> number in the stub.
-std::map<int, int> give_files(Stub& stub, const Layout& layout, const LayoutFiles& files) {
+std::map<int, int> give_files(Stub& stub, const Layout& layout, const LayoutFiles& files, const Inheritance& inherited) {
   std::map<int, int> remote;
-  for (const Vma& vma : layout.vmas) {
-    if (maps_file(vma)) remote.emplace(files.descriptor(vma), -1);
+  for (size_t i = 0; i < layout.vmas.size(); ++i) {
+    const Vma& vma = layout.vmas[i];
+    if (maps_file(vma) && !inherited.has(i)) remote.emplace(files.descriptor(vma), -1);
   }
   std::vector<int> local;
   for (const auto& [fd, number] : remote) local.push_back(fd);
@@ -178,7 +186,7 @@ int LayoutFiles::descriptor(const Vma& vma) const {
   return objects_.at(memory_object_name(vma.dev_major, vma.dev_minor, vma.inode));
 }
 
-void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
+void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files, const Inheritance& inherited) {
   Remote& leader = stub.leader();
   const std::vector<Vma> own = stub_vmas(stub);
   const RemotePtr hole = find_hole(own, layout.vmas, Stub::kHelperSize + VdsoMove::kRoom);
@@ -186,8 +194,12 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   const std::vector<Vma> group = vdso_group(own);
   std::vector<Range> keep = {{hole.addr, hole.addr + Stub::kHelperSize}};
   for (const Vma& vma : group) keep.push_back({vma.start, vma.end});
+  for (size_t i = 0; i < layout.vmas.size(); ++i) {
+    if (inherited.has(i)) keep.push_back({layout.vmas[i].start, layout.vmas[i].end});
+  }
   unmap_all_but(leader, keep, kLowerEnd);
-  VdsoMove vdso(stub, layout.vdso, group, hole + Stub::kHelperSize);
+  std::optional<VdsoMove> vdso;
+  if (!inherited.any()) vdso.emplace(stub, layout.vdso, group, hole + Stub::kHelperSize);  // or it is in its place
   if (layout.thp_disable != 0) {
     // The flags beyond bit 0 came with Linux 6.18 (PR_THP_DISABLE_EXCEPT_ADVISED).
     leader.call("prctl(PR_SET_THP_DISABLE)", SYS_prctl, PR_SET_THP_DISABLE, 1, layout.thp_disable & ~uint64_t{1});
@@ -195,19 +207,20 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
     leader.syscall(SYS_prctl, PR_SET_THP_DISABLE, 0);
   }
   begin_memory_marks(leader, layout.marks, layout.vmas);
-  apply_mm_settings(leader, layout.settings);
   attach_segments(leader, layout.vmas);
-  const std::map<int, int> remote = give_files(stub, layout, files);
+  const std::map<int, int> remote = give_files(stub, layout, files, inherited);
   Calls calls;
-  for (const Vma& vma : layout.vmas) {
-    if (vma.special()) continue;
+  for (size_t i = 0; i < layout.vmas.size(); ++i) {
+    const Vma& vma = layout.vmas[i];
+    if (inherited.has(i) && inherited.protect[i]) protect(calls, leader.pid(), vma);
+    if (vma.special() || inherited.has(i)) continue;
     if (!attaches_segment(vma)) map_one(calls, leader.pid(), vma, vma.inode == 0 ? -1 : remote.at(files.descriptor(vma)));
     advise(calls, leader.pid(), vma);
   }
   calls.run(leader);
   for (const Vma& vma : layout.vmas) name_anonymous(leader, vma);
   apply_protection_keys(leader, layout.marks, layout.vmas);
-  vdso.finish();
+  if (vdso) vdso->finish();
   Calls closes;
   for (const auto& [local, number] : remote) {
     closes.add({SYS_close, {static_cast<uint64_t>(number)}}, [pid = leader.pid()](long r) {
@@ -219,6 +232,7 @@ void build_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
 
 void finish_layout(Stub& stub, const Layout& layout, const LayoutFiles& files) {
   Remote& leader = stub.leader();
+  apply_mm_settings(leader, layout.settings);  // a copy would have them too
   install_guards(leader, layout.marks);
   for (const Vma& vma : layout.vmas) {
     if (!vma.has_flag("lo") || vma.special()) continue;

@@ -10,8 +10,9 @@
 
 namespace ckpt {
 
-/// Reads by process_vm_readv(2), which is fastest (notes: 1-4 MiB a call into a reused buffer), and where that is
-/// refused (PROT_NONE, a copy-on-write child) through /proc/PID/mem, which reads whatever a debugger may. Thread-safe.
+/// Reads by process_vm_readv(2), which is fastest (notes: 1-4 MiB a call into a reused buffer), and through /proc/PID/mem,
+/// which reads whatever a debugger may, where that is refused (PROT_NONE), or would change which pages the process has in
+/// common with others after fork(2). Thread-safe.
 class RemoteMemory {
  public:
   /// `only_mem` leaves process_vm_readv out: on a copy-on-write child it un-shares nearly every page.
@@ -27,9 +28,17 @@ class RemoteMemory {
   void write(uint64_t to, std::span<const std::byte> from) const;
 
  private:
+  /// How the next bytes are read, and how many at once.
+  struct Run {
+    size_t size;
+    bool may_be_pinned;
+  };
+  Run next_run(uint64_t from, size_t size) const noexcept;
+
   pid_t pid_;
   bool only_mem_;
   UniqueFd mem_;
+  UniqueFd pagemap_;             // none with only_mem
 };
 
 }  // namespace ckpt

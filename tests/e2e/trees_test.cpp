@@ -88,6 +88,16 @@ TEST_F(Trees, a_core_for_each_process) {
   EXPECT_NE(list.output.find(image + "."), std::string::npos) << list.output;
 }
 
+TEST_F(Trees, a_thousand_processes) {
+  fs::create_directory(directory_);
+  CheckProgram program("tree_hundred", directory_, {"110"});  // 1 + 9 + 9 * 110
+  ASSERT_TRUE(program.wait_ready());
+  expect_checkpoint(std::to_string(program.pid()));
+  move_through_archive(mount_, program, scratch_.path());
+  program.go();
+  EXPECT_EQ(program.wait_result(), "ok");
+}
+
 /// Ids of the System V shared memory segments that a process has made ("key shmid perms size cpid ...").
 std::vector<int> segments_made_by(pid_t pid) {
   std::istringstream lines(read_file("/proc/sysvipc/shm"));

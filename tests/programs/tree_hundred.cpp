@@ -1,4 +1,5 @@
-// A hundred processes: the first has nine children of ten each, who all write into one pipe and count in one file.
+// A hundred processes: the first has nine children of ten each, or as many as are asked for, who all write into one pipe and
+// count in one file.
 #include <algorithm>
 #include <vector>
 
@@ -16,6 +17,7 @@ void count_and_tell(int file, int pipe, char who) {
 
 int main(int argc, char** argv) {
   begin(argc, argv);
+  const int each = argc > 2 ? atoi(argv[2]) : 10, others = 9 * (each + 1);
   Roll roll;
   const int file = must(open(path("letters").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600), "open");
   int ends[2];
@@ -25,13 +27,13 @@ int main(int argc, char** argv) {
     children.push_back(child([&, c] {
       close(ends[0]);
       std::vector<pid_t> own;
-      for (int i = 0; i < 10; ++i) {
+      for (int i = 0; i < each; ++i) {
         own.push_back(child([&, c, i] {
           std::vector<char> memory(64 << 10);
-          fill(memory.data(), memory.size(), static_cast<uint64_t>(c * 10 + i));
+          fill(memory.data(), memory.size(), static_cast<uint64_t>(c * each + i));
           roll.here();
           wait_in_place("one of a hundred");
-          require_filled(memory.data(), memory.size(), static_cast<uint64_t>(c * 10 + i), "memory");
+          require_filled(memory.data(), memory.size(), static_cast<uint64_t>(c * each + i), "memory");
           count_and_tell(file, ends[1], c);
         }));
       }
@@ -41,19 +43,19 @@ int main(int argc, char** argv) {
       count_and_tell(file, ends[1], c);
     }));
   }
-  roll.wait_for(99);
+  roll.wait_for(others);
   close(ends[1]);
   ready();
   wait_in_place("the first");
   for (const pid_t pid : children) join(pid);
-  std::string told(200, '\0');
+  std::string told(static_cast<size_t>(2 * others), '\0');
   told.resize(static_cast<size_t>(must(read(ends[0], told.data(), told.size()), "read")));
   const std::string counted = read_text(path("letters"));
   for (const std::string& text : {told, counted}) {
-    REQUIRE(text.size() == 99, "%zu letters, not 99", text.size());
+    REQUIRE(text.size() == static_cast<size_t>(others), "%zu letters, not %d", text.size(), others);
     for (char c = 'a'; c < 'j'; ++c) {
       const auto n = std::count(text.begin(), text.end(), c);
-      REQUIRE(n == 11, "the letter %c stands there %ld times, not 11", c, n);
+      REQUIRE(n == each + 1, "the letter %c stands there %ld times, not %d", c, n, each + 1);
     }
   }
   char c;

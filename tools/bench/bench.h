@@ -66,6 +66,7 @@ std::vector<Case> incremental_cases();
 std::vector<Case> restore_cases();
 std::vector<Case> file_cases();
 std::vector<Case> store_cases();
+std::vector<Case> tree_cases();
 
 /// Seconds that `work` takes.
 template <typename Work>

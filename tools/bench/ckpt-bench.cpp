@@ -70,7 +70,8 @@ void print_table(const std::vector<Row>& table) {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const auto& list : {checkpoint_cases(), incremental_cases(), restore_cases(), file_cases(), store_cases()}) {
+  for (const auto& list : {checkpoint_cases(), incremental_cases(), restore_cases(), file_cases(), store_cases(),
+                           tree_cases()}) {
     cases.insert(cases.end(), list.begin(), list.end());
   }
   return cases;

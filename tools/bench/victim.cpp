@@ -43,12 +43,12 @@ void wait_until(const Condition& condition, const char* what) {
 
 }  // namespace
 
-Victim::Victim(const std::string& dir, uint64_t size, bool writing, bool huge) : file_(dir + "/board") {
+Victim::Victim(const std::string& dir, uint64_t size, bool writing, bool huge, unsigned children) : file_(dir + "/board") {
   board_ = map_board(file_, true);
   new (board_) VictimBoard{};
   const char* mode = !writing ? "sleep" : huge ? "huge" : "write";
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "ckpt-bench-victim";
-  const std::string size_text = std::to_string(size);
+  const std::string size_text = std::to_string(size), children_text = std::to_string(children);
   pid_ = ::fork();
   if (pid_ < 0) fail_errno("starting a process");
   if (pid_ == 0) {
@@ -56,7 +56,8 @@ Victim::Victim(const std::string& dir, uint64_t size, bool writing, bool huge) :
     const int null = ::open("/dev/null", O_RDWR);
     for (int fd = 0; fd <= 2; ++fd) ::dup2(null, fd);
     ::close_range(3, ~0U, 0);
-    ::execl(program.c_str(), "ckpt-bench-victim", file_.c_str(), size_text.c_str(), mode, nullptr);
+    ::execl(program.c_str(), "ckpt-bench-victim", file_.c_str(), size_text.c_str(), mode, children_text.c_str(),
+            nullptr);
     ::_exit(127);
   }
   wait_until([this] { return board_->ready == 1; }, "the measured process to fill its memory");
@@ -69,10 +70,10 @@ Victim::~Victim() {
 }
 
 void Victim::end() {
-  ::kill(pid_, SIGKILL);
+  ::kill(-pid_, SIGKILL);
   ::waitpid(pid_, nullptr, 0);
-  // After a resume it is no child of ours, and init reaps it.
-  wait_until([this] { return ::kill(pid_, 0) != 0; }, "the measured process to end");
+  // Its children, and after a resume it as well, are no children of ours, and init reaps them.
+  wait_until([this] { return ::kill(pid_, 0) != 0 && ::kill(-pid_, 0) != 0; }, "the measured processes to end");
 }
 
 void Victim::wait_until_running() {

@@ -1,4 +1,4 @@
-// ckpt-bench-victim BOARD SIZE MODE: the process that ckpt-bench measures (victim.h). A program of its own, which links
+// ckpt-bench-victim BOARD SIZE MODE CHILDREN: the process that ckpt-bench measures (victim.h). A program of its own, which links
 // next to nothing, so that a victim of 1 MiB is one.
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -58,10 +58,20 @@ void spin_for(std::chrono::nanoseconds time) {
   }
 }
 
+/// Changes a few of its pages.
+[[noreturn]] void be_a_child(VictimBoard& board, std::span<std::byte> memory, unsigned long number) {
+  constexpr size_t kOwn = 16;
+  for (size_t page = 0; page < kOwn && page * kPageSize < memory.size(); ++page) {
+    std::memcpy(&memory[page * kPageSize], &number, sizeof number);
+  }
+  ++board.children;
+  for (;;) ::pause();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
+  if (argc != 5) return 2;
   const std::string_view mode = argv[3];
   const uint64_t size = std::strtoull(argv[2], nullptr, 10);
   const int fd = ::open(argv[1], O_RDWR | O_CLOEXEC);
@@ -71,6 +81,11 @@ int main(int argc, char** argv) {
   ::madvise(at, size, mode == "huge" ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   const std::span memory(static_cast<std::byte*>(at), size);
   fill_unique(memory, static_cast<uint64_t>(Clock::now().time_since_epoch().count()));
+  const unsigned long children = std::strtoul(argv[4], nullptr, 10);
+  for (unsigned long i = 1; i <= children; ++i) {
+    if (::fork() == 0) be_a_child(board, memory, i);
+  }
+  while (board.children < children) spin_for(kRound);
   board.address = reinterpret_cast<uint64_t>(at);
   board.ready = 1;
   if (mode != "sleep") write_for_ever(board, memory);
