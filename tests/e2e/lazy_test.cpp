@@ -60,7 +60,7 @@ TEST_F(Lazy, the_end_of_the_mount_waits_for_it) {
 TEST_F(Lazy, is_ended_where_we_die) {
   for (int round = 0; round < 4; ++round) {
     ASSERT_NO_FATAL_FAILURE(restore("lazy"));
-    const bool half = figure("lazy_bytes_left") > 0;
+    const bool half = figure("lazy_fills") > 0;
     ::kill(mount_.daemon(), SIGKILL);
     mount_.stop();
     if (half) {
